@@ -1,0 +1,65 @@
+"""What a clip is: the one shape that every data source is turned into."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One uncut stretch of video and the condition that drives each of its steps.
+
+    Attributes:
+        name: unique within the data set, e.g. ``train/0-629`` (split, first and last file number).
+        frames: uint8 ``[T, C, H, W]``, RGB, 0..255; a plain array or a read-only memory map.
+            A test sequence may hold fewer frames than conditions (only its given ones).
+        condition: ``[N, ...]`` with ``N >= T``. ``condition[t]`` drives the step that *arrives* at
+            frame ``t``. Label images are uint8 ``[N, C, H, W]``; vectors are float32 ``[N, D]``.
+    """
+
+    name: str
+    frames: npt.NDArray[np.uint8]
+    condition: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+    @property
+    def n_frames(self) -> int:
+        """Number of true frames."""
+        return len(self.frames)
+
+    @property
+    def n_steps(self) -> int:
+        """Number of conditions: the longest video that can be predicted, given frames included."""
+        return len(self.condition)
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """A whole data set, decoded and resized.
+
+    Attributes:
+        splits: ``train``, ``val`` and, where the source has one, ``test``; each a list of clips.
+        source: one line for people: where it came from.
+        fingerprint: hex digest of names, sizes and decoded size; equal data give equal digests.
+        warnings: what was odd but usable, one line each.
+    """
+
+    splits: dict[str, Sequence[Clip]]
+    source: str
+    fingerprint: str
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) of every frame."""
+        clip = next(clip for clips in self.splits.values() for clip in clips)
+        return clip.frames.shape[2], clip.frames.shape[3]
+
+
+def digest(*parts: object) -> str:
+    """A short hex digest of the ``repr`` of ``parts``."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""The protocol every model follows, so that the engine never asks which model it runs.
+
+A clip is a sequence of steps. Step ``t`` arrives at frame ``t``; it sees the previous frame (true or
+predicted), the condition of frame ``t`` and a latent ``z_t`` drawn from the posterior (training:
+the true frame ``t`` is known) or from the prior (prediction). State that outlives a step (an LSTM's
+cell, skip features, a reference frame) is passed in and returned, never stored in the module.
+
+The engine asks a model one thing: are all inputs known? If so (a parallel model, or every step
+teacher-forced) it calls ``unroll`` once; otherwise it loops over ``step``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+Features = dict[str, Tensor]
+"""What a model computes for all steps at once: tensors ``[B, K, ...]``, sliced by the engine along K."""
+
+State = Any
+"""A model's own tuple of tensors, opaque to the engine."""
+
+
+class Gaussian(NamedTuple):
+    """A diagonal normal distribution; ``mu`` and ``logvar`` (log of the variance) have one shape."""
+
+    mu: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mu + noise * sigma`` (Kingma & Welling 2014); noise 0 gives the mean."""
+        return self.mu + noise * torch.exp(0.5 * self.logvar)
+
+
+class Step(NamedTuple):
+    """What one step gives, or K steps with a time axis after the batch axis.
+
+    Attributes:
+        x_hat: predicted frame ``[B, C, H, W]`` (K steps: ``[B, K, C, H, W]``), not clamped.
+        q: posterior, one Gaussian per latent level; empty where z came from the prior.
+        p: prior, one Gaussian per latent level.
+    """
+
+    x_hat: Tensor
+    q: tuple[Gaussian, ...]
+    p: tuple[Gaussian, ...]
+
+
+class ModelConfig(BaseModel):
+    """Base of a model's own settings; ``name`` picks the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VideoCVAE(nn.Module, ABC):
+    """A conditional VAE that predicts video step by step."""
+
+    Config: ClassVar[type[ModelConfig]]
+    parallel: ClassVar[bool] = False
+    """True where no step needs an earlier prediction: all steps go through ``unroll`` at once."""
+    sampling: ClassVar[str] = "windows"
+    """How training batches are drawn: ``windows`` of consecutive frames, or ``pairs`` of one clip
+    (the first ``n_past`` frames given, the others to predict, any distance apart)."""
+
+    @abstractmethod
+    def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Shape of one step's noise, without the batch axis, for each latent level.
+
+        Args:
+            size: (H, W) of the frames.
+        """
+
+    @abstractmethod
+    def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
+        """Everything that depends on no prediction, for K steps at once.
+
+        Args:
+            condition: ``[B, K, ...]``; label images are in [0, 1].
+            targets: the true frames ``[B, K, C, H, W]`` in [0, 1] where z is to come from the
+                posterior; None at prediction time.
+        """
+
+    @abstractmethod
+    def start(self, past: Tensor, condition: Tensor) -> State:
+        """The state after the given frames.
+
+        Args:
+            past: true frames ``[B, n_past, C, H, W]``.
+            condition: their conditions ``[B, n_past, ...]``.
+        """
+
+    @abstractmethod
+    def step(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """Predict one frame.
+
+        Args:
+            state: from ``start`` or the previous ``step``.
+            x_prev: the frame before, true or predicted, ``[B, C, H, W]``.
+            features: one step of ``encode``'s result, ``[B, ...]`` each.
+            noise: standard normal, one tensor ``[B, *shape]`` per latent level.
+            posterior: draw z from the posterior (``encode`` had targets) or from the prior.
+        """
+
+    def unroll(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """``step`` for K steps whose inputs are all known; every argument has a time axis K after B.
+
+        This plain loop is right for every model. A model overrides it where it can do the steps
+        together, and must then give the same numbers.
+        """
+        steps = []
+        for k in range(x_prev.shape[1]):
+            one, state = self.step(
+                state, x_prev[:, k], slice_time(features, k), [n[:, k] for n in noise], posterior
+            )
+            steps.append(one)
+        return stack_steps(steps), state
+
+
+def slice_time(features: Features, k: int | slice) -> Features:
+    """Step ``k`` (or a stretch of steps) of features ``[B, K, ...]``."""
+    return {name: value[:, k] for name, value in features.items()}
+
+
+def stack_steps(steps: Sequence[Step]) -> Step:
+    """K steps ``[B, ...]`` joined along a new time axis: ``[B, K, ...]``."""
+
+    def join(levels: list[tuple[Gaussian, ...]]) -> tuple[Gaussian, ...]:
+        return tuple(
+            Gaussian(torch.stack([g.mu for g in level], 1), torch.stack([g.logvar for g in level], 1))
+            for level in zip(*levels, strict=True)
+        )
+
+    return Step(
+        torch.stack([s.x_hat for s in steps], 1), join([s.q for s in steps]), join([s.p for s in steps])
+    )
