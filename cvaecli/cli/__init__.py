@@ -1,0 +1,46 @@
+"""The command line: one small file a subcommand. They parse, call the API and print; nothing numeric."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import data, export_gif, plot, predict, train, validate
+
+app = typer.Typer(
+    name="cvae",
+    help="Train, evaluate and run conditional variational autoencoders for video prediction.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(train.train)
+app.command()(validate.validate)
+app.command()(predict.predict)
+app.command()(plot.plot)
+app.command("export-gif")(export_gif.export_gif)
+app.add_typer(data.app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cvae {version('cvae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of ``cvae`` itself."""
+
+
+def main() -> None:
+    """The console command ``cvae``."""
+    app()

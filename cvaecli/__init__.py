@@ -1,0 +1,48 @@
+"""Conditional variational autoencoders for video prediction.
+
+The Python API is the command line's: ``train``, ``resume``, ``validate``, ``predict``, ``export_gif``,
+``plot``, ``dry_run`` and ``load_config``. Everything heavy is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import dry_run, export_gif, plot, predict, resume, train, validate
+    from .config import load as load_config
+    from .schema import RunConfig
+
+__all__ = [
+    "RunConfig",
+    "dry_run",
+    "export_gif",
+    "load_config",
+    "plot",
+    "predict",
+    "resume",
+    "train",
+    "validate",
+]
+
+_HOME = {
+    "RunConfig": ("schema", "RunConfig"),
+    "load_config": ("config", "load"),
+    **{
+        name: ("api", name)
+        for name in ("dry_run", "export_gif", "plot", "predict", "resume", "train", "validate")
+    },
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _HOME[name]
+    return getattr(import_module(f".{module}", __name__), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

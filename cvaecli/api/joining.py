@@ -1,0 +1,91 @@
+"""Config, data, model and device put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import checkpoint as checkpoints
+from .. import data as sources
+from .. import models
+from ..data.clip import VideoData
+from ..engine.device import Device, prepare
+from ..errors import UserError
+from ..models.base import VideoCVAE
+from ..reporter import Reporter
+from ..run import Run, find
+from ..schema import RunConfig
+
+RUNS = Path("runs")
+
+
+def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> VideoData:
+    """The config's data set, decoded on first use; tells what is odd about it."""
+    data = config.data
+    train_frames = (
+        config.train.window if models.load(config.model_name).sampling == "windows" else data.n_past + 1
+    )
+    if data.root is None:
+        reporter.note("no data.root given: the built-in synthetic set serves")
+    with reporter.task("Preparing data") as advance:
+        loaded = sources.load(
+            data.root,
+            kind=data.kind,
+            height=data.height,
+            width=data.width,
+            cuts=data.cuts,
+            min_frames={"train": train_frames, "val": data.n_past + 1, "test": data.n_past + 1},
+            need=need,
+            progress=advance,
+        )
+    for warning in loaded.warnings:
+        reporter.warn(warning)
+    return loaded
+
+
+def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
+    """A fresh model on the CPU, its weights a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return models.load(config.model_name)(config.model, tuple(condition_shape))
+
+
+class Opened(NamedTuple):
+    """A trained model on its device, in evaluation mode, with what it came from."""
+
+    run: Run
+    path: Path  # the checkpoint
+    config: RunConfig
+    model: VideoCVAE
+    device: Device
+    checkpoint: dict[str, Any]
+
+
+def open_run(run: str | Path | None, overrides: Sequence[str], runs: Path = RUNS) -> Opened:
+    """Load what RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed."""
+    home, path = find(run, runs)
+    refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"))
+    saved = checkpoints.load(path)
+    config = checkpoints.config_of(saved, overrides)
+    device = prepare(config.runtime)
+    model = build_model(config, _condition_shape(saved, config))
+    model.load_state_dict(saved["model"])
+    return Opened(home, path, config, device.place(model).eval(), device, saved)
+
+
+def _condition_shape(saved: Mapping[str, Any], config: RunConfig) -> list[int]:
+    """Label images take the size of ``data.height`` x ``data.width``, which may be overridden."""
+    shape = list(saved["condition_shape"])
+    return [shape[0], config.data.height, config.data.width] if len(shape) == 3 else shape
+
+
+def refuse_overrides(overrides: Sequence[str], allowed: tuple[str, ...]) -> None:
+    for override in overrides:
+        if not override.startswith(allowed):
+            raise UserError(
+                f"{override.partition('=')[0]}: belongs to the training and cannot be changed here",
+                f"what can: {', '.join(prefix + '*' if prefix.endswith('.') else prefix for prefix in allowed)}",
+            )

@@ -1,0 +1,121 @@
+"""Score a trained model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint as checkpoints
+from .. import media, panels
+from ..data.clip import Clip, VideoData
+from ..engine.evaluate import Evaluation, evaluate
+from ..errors import UserError
+from ..reporter import Reporter, Silent
+from ..run import Run
+from ..schema import RunConfig
+from .joining import RUNS, load_data, open_run
+
+
+def validate(
+    run: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "val",
+    runs: Path = RUNS,
+    reporter: Reporter | None = None,
+    data: VideoData | None = None,
+) -> dict[str, Any]:
+    """Score a run's best checkpoint on a split with truth; see ``runs/README.md`` for the protocol.
+
+    Args:
+        run: see ``run.find``.
+        overrides: of data.*, eval.*, runtime.* and seed.
+        split: val, or test where it has true frames.
+        data: already loaded data of the same config.
+
+    Returns:
+        What ``eval/<split>/metrics.json`` holds; written there beside ``per_frame.csv``.
+    """
+    reporter = reporter or Silent()
+    home, path, config, model, device, saved = open_run(run, overrides, runs)
+    data = data or load_data(config, (split,), reporter)
+    clips = _with_truth(data, split, config)
+    limits = config.eval
+    with reporter.task(f"Validating {home.name} on {split}") as advance:
+        began = time.perf_counter()
+        scores = evaluate(
+            model,
+            clips,
+            device,
+            limits,
+            n_past=config.data.n_past,
+            n_future=config.data.n_future,
+            seed=config.seed,
+            recon=config.train.recon,
+            with_ssim=True,
+            progress=advance,
+        )
+        seconds = time.perf_counter() - began
+    summary = scores.summary()
+    summary["seconds"] = round(seconds, 2)
+    summary["protocol"] = {
+        "split": split,
+        "n_past": config.data.n_past,
+        "n_future": config.data.n_future or "all",
+        "samples": config.eval.samples,
+        "prior": config.eval.prior,
+        "seed": config.seed,
+        "batch_norm": "running statistics",
+        "precision": device.precision,
+        "device": device.name,
+        "psnr": "mean over frames of -10 log10(MSE over C, H, W), clamped to [0, 1]; mean over clips",
+        "ssim": "11x11 Gaussian window, sigma 1.5, per channel, K1 0.01, K2 0.03",
+        "frame_size": list(data.frame_size),
+        "data": data.source,
+        "data_fingerprint": data.fingerprint,
+        "checkpoint": path.name,
+        "checkpoint_fingerprint": checkpoints.fingerprint(saved),
+        "epoch": saved["epoch"],
+        "step": saved["step"],
+    }
+    folder = home.write_evaluation(split, summary, list(scores.per_frame()))
+    save_strip(scores, folder / "strip.png")
+    return summary
+
+
+def evaluation(run: Run, split: str = "val") -> dict[str, Any]:
+    """The last validation of a run: ``eval/<split>/metrics.json``."""
+    path = run.path / "eval" / split / "metrics.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not there", f"run: cvae validate {run.path} --split {split}")
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return metrics
+
+
+def _with_truth(data: VideoData, split: str, config: RunConfig) -> list[Clip]:
+    if split not in data.splits:
+        raise UserError(
+            f"--split {split}: the data have no such split", f"there are: {', '.join(data.splits)}"
+        )
+    clips = [clip for clip in data.splits[split] if clip.n_frames > config.data.n_past]
+    if not clips:
+        raise UserError(
+            f"{split}: has no true frames to compare with",
+            "use --split val, or cvae predict for the pictures",
+        )
+    return clips
+
+
+def save_strip(evaluation: Evaluation, path: Path) -> None:
+    """Truth, rollout and label of the first clip at evenly spaced frames, as a PNG."""
+    clip = evaluation.clips[0]
+    H = clip.strip["truth"].shape[1]
+    media.save_png(
+        path,
+        panels.strip(
+            list(clip.strip.values()), list(clip.strip), scale=max(1, 96 // H), columns=clip.strip_frames
+        ),
+    )

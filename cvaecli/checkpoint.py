@@ -1,0 +1,98 @@
+"""Checkpoints: plain dicts of tensors, numbers and text, written in one move, read without running code."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from .config import from_dict, parse_yaml
+from .data.clip import digest
+from .errors import CvaeError, UserError
+from .run import Run
+from .schema import RunConfig
+
+FORMAT = 1
+
+
+def save_last(run: Run, checkpoint: Mapping[str, Any]) -> None:
+    """Write ``last.pt``; the one before becomes ``previous.pt``."""
+    last = run.checkpoint_path("last")
+    temporary = _save_beside(last, checkpoint)
+    if last.exists():
+        last.replace(run.checkpoint_path("previous"))
+    temporary.replace(last)
+
+
+def save(run: Run, name: str, checkpoint: Mapping[str, Any]) -> None:
+    """Write ``checkpoints/<name>.pt`` in one move."""
+    path = run.checkpoint_path(name)
+    _save_beside(path, checkpoint).replace(path)
+
+
+def _save_beside(path: Path, checkpoint: Mapping[str, Any]) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # PyTorch wraps a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise CvaeError(
+            f"{path}: cannot be written: {error}", "is the disk full? the old file is untouched"
+        ) from None
+    return temporary
+
+
+def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
+    """The newest whole checkpoint, and a warning where that is not ``last.pt``."""
+    last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
+    if not last.is_file() and not previous.is_file():
+        raise UserError(f"{run.path}: holds no checkpoint to resume from", "start the training anew")
+    try:
+        return load(last), None
+    except UserError as error:
+        if not previous.is_file():
+            raise
+        return load(previous), f"{error.message}; going on from previous.pt"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain tensors and numbers; no code in the file is run.
+
+    Raises:
+        UserError: missing, damaged, or not one of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        raise UserError(
+            f"{path}: damaged, or not a checkpoint of plain tensors", "use previous.pt or best.pt beside it"
+        ) from None
+    known = {"format", "config", "model", "condition_shape", "epoch", "step"}
+    if not isinstance(checkpoint, dict) or not known <= checkpoint.keys():
+        raise UserError(
+            f"{path}: not a checkpoint of this tool", "give a file from a run's checkpoints folder"
+        )
+    if checkpoint["format"] > FORMAT:
+        raise UserError(f"{path}: written by a newer version of this tool", "update cvae")
+    return checkpoint
+
+
+def config_of(checkpoint: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """The config a checkpoint was trained with, with overrides."""
+    return from_dict(parse_yaml(checkpoint["config"], "checkpoint"), overrides, where="the run's config")
+
+
+def fingerprint(checkpoint: Mapping[str, Any]) -> str:
+    """A digest of a checkpoint's weights."""
+    weights = checkpoint["model"]
+    return digest(*((name, bytes(weights[name].float().contiguous().numpy())) for name in sorted(weights)))

@@ -1,0 +1,66 @@
+"""What every subcommand shares: common options, positional overrides, and the way errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from ..console import Terminal
+from ..errors import CvaeError, DataError
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+RunAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN] [KEY=VALUE]...",
+        help="A run's folder or name, a checkpoint file, or 'latest'; the newest run when left out. "
+        "Then overrides such as data.root=DIR.",
+    ),
+]
+
+
+def split_arguments(arguments: list[str] | None) -> tuple[list[str], list[str]]:
+    """Positional arguments as (runs, overrides): whatever has ``=`` in it is an override."""
+    arguments = arguments or []
+    return [a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]
+
+
+def one_run(runs: list[str]) -> str | None:
+    """The one RUN of a command, or None."""
+    if len(runs) > 1:
+        raise typer.BadParameter(f"one RUN at most, not {len(runs)}: {' '.join(runs)}")
+    return runs[0] if runs else None
+
+
+@contextmanager
+def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) -> Iterator[Terminal]:
+    """A terminal for the command's body, whose errors become one line and an exit status."""
+    console = Terminal(quiet, as_json)
+    try:
+        yield console
+    except CvaeError as error:
+        if debug:
+            raise
+        console.error(error.message, error.hint)
+        if isinstance(error, DataError) and len(error.faults) > 1:
+            for fault in error.faults:
+                console.error(fault)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except OSError as error:  # a full disk, a folder without permission
+        if debug or error.strerror is None:
+            raise
+        console.error(f"{error.filename or 'input/output'}: {error.strerror}")
+        raise typer.Exit(1) from None
+    except RuntimeError as error:
+        # Recognised by name: importing torch here would cost seconds at every --help.
+        if debug or type(error).__name__ != "OutOfMemoryError":
+            raise
+        console.error("out of memory on the device", "lower train.batch_size, train.window or eval.chunk")
+        raise typer.Exit(1) from None

@@ -1,0 +1,53 @@
+"""``cvae export-gif``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+
+
+def export_gif(
+    arguments: RunAndOverrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="x.gif or x.mp4; in the run's predictions/ when left out.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames, given ones included; all when left out.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="test, val or train; the first that has true frames.")
+    ] = None,
+    sequence: Annotated[int, typer.Option(min=0, help="Number of a sequence of the split.")] = 0,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 25,
+    scale: Annotated[
+        int | None, typer.Option(min=1, help="Whole-number enlargement; fits the page if left out.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write truth, prediction and condition side by side, captioned, as a GIF."""
+    with terminal(quiet, as_json, debug) as console:
+        runs, overrides = split_arguments(arguments)
+        run = one_run(runs)
+        from .. import api
+
+        path = api.export_gif(
+            run,
+            overrides,
+            out=out,
+            frames=frames,
+            split=split,
+            sequence=sequence,
+            fps=fps,
+            scale=scale,
+            reporter=console,
+        )
+        if as_json:
+            console.data({"written": [str(path)]})
+        else:
+            console.result(str(path))

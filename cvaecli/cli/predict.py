@@ -1,0 +1,63 @@
+"""``cvae predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+
+
+def predict(
+    arguments: RunAndOverrides = None,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames of the output, given ones included; all when left out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="x.gif, x.mp4, x.png (a strip), x.npz, or a folder for PNG frames.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="test, val or train; test where there is one.")] = None,
+    sequence: Annotated[str, typer.Option(help="Number of a sequence of the split, or 'all'.")] = "0",
+    samples: Annotated[
+        int, typer.Option(min=1, help="Predictions of each sequence, with different noise.")
+    ] = 1,
+    submission: Annotated[
+        Path | None, typer.Option(help="Also write the course's CSV, all sequences.")
+    ] = None,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 25,
+    scale: Annotated[int, typer.Option(min=1, help="Whole-number enlargement.")] = 1,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Predict a video from its first frame and its conditions.
+
+    Example: cvae predict exp1 --frames 630 --out seq.gif
+    """
+    with terminal(quiet, as_json, debug) as console:
+        runs, overrides = split_arguments(arguments)
+        run = one_run(runs)
+        if sequence != "all" and not sequence.isdecimal():
+            raise typer.BadParameter(f"--sequence {sequence}: must be a number or 'all'")
+        from .. import api
+
+        written = api.predict(
+            run,
+            overrides,
+            out=out,
+            frames=frames,
+            split=split,
+            sequence="all" if sequence == "all" else int(sequence),
+            samples=samples,
+            submission=submission,
+            fps=fps,
+            scale=scale,
+            reporter=console,
+        )
+        if as_json:
+            console.data({"written": [str(path) for path in written]})
+        else:
+            for path in written:
+                console.result(str(path))

@@ -1,0 +1,70 @@
+"""``cvae train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import AsJson, Debug, Quiet, split_arguments, terminal
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides such as train.epochs=10.")
+    ] = None,
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", help="A YAML file, or the name of a built-in config such as cyclical."
+        ),
+    ] = "quickstart",
+    name: Annotated[str | None, typer.Option(help="Name of the run's folder under runs/.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Read the data, run one step, estimate time and memory; leave no run."
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model; ends with a validation.
+
+    Examples: cvae train --config cyclical data.root=DIR train.epochs=20 - cvae train --resume latest
+    """
+    with terminal(quiet, as_json, debug) as console:
+        stray, changes = split_arguments(overrides)
+        if stray:
+            raise typer.BadParameter(f"{stray[0]}: not an override; write section.key=value")
+        from .. import api
+        from ..config import load
+
+        if resume is not None:
+            run = api.resume(resume, changes, reporter=console)
+        elif dry_run:
+            _show_dry_run(console, api.dry_run(load(config, changes), reporter=console))
+            return
+        else:
+            settings = load(config, changes)
+            run = api.train(settings, name=name, stem=Path(config).stem, reporter=console)
+        from .validate import show
+
+        show(console, api.evaluation(run))
+        if not as_json:
+            console.result(f"run: {run.path}   next: cvae plot all {run.path}, cvae export-gif {run.path}")
+
+
+def _show_dry_run(console: object, report: dict[str, object]) -> None:
+    from ..console import Terminal
+
+    assert isinstance(console, Terminal)
+    if console.as_json:
+        console.data(report)
+    else:
+        console.table(
+            "Dry run: all is well, nothing is left behind", ["", ""], [[k, str(v)] for k, v in report.items()]
+        )

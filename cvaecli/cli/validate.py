@@ -1,0 +1,64 @@
+"""``cvae validate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..console import Terminal
+from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+
+
+def validate(
+    arguments: RunAndOverrides = None,
+    split: Annotated[str, typer.Option(help="val, or test where it has true frames.")] = "val",
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples a clip (eval.samples).")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Score a run: rollout and one-step PSNR and SSIM per frame, trivial predictors, KL."""
+    with terminal(quiet, as_json, debug) as console:
+        runs, overrides = split_arguments(arguments)
+        run = one_run(runs)
+        if samples is not None:
+            overrides.append(f"eval.samples={samples}")
+        from .. import api
+
+        show(console, api.validate(run, overrides, split=split, reporter=console))
+
+
+def show(console: Terminal, metrics: dict[str, Any]) -> None:
+    """An evaluation as a table, or as JSON."""
+    if console.as_json:
+        console.data(metrics)
+        return
+    protocol, trivial = metrics["protocol"], metrics["baselines"]
+    title = f"{protocol['split']}: {metrics['frames']} predicted frames, {len(metrics['clips'])} clip(s)"
+    prior = f"prior {protocol['prior']}, {protocol['samples']} sample(s)"
+    rows = [
+        ["rollout (own predictions fed back)", _dB(metrics["psnr"]), _number(metrics["ssim"])],
+        [
+            "one step (true previous frame fed)",
+            _dB(metrics["psnr_one_step"]),
+            _number(metrics["ssim_one_step"]),
+        ],
+        ["one step, z from the posterior", _dB(metrics["psnr_posterior"]), ""],
+        ["repeat the last given frame", _dB(trivial["repeat_last_past"]["psnr"]), ""],
+        ["mean frame of the clip (peeks)", _dB(trivial["mean_frame"]["psnr"]), ""],
+    ]
+    if protocol["samples"] > 1:
+        rows.insert(1, ["rollout, best sample of each clip", _dB(metrics["psnr_best_of_samples"]), ""])
+    console.table(f"{title}, {prior}", ["", "PSNR dB", "SSIM"], rows)
+    console.result(
+        f"KL {metrics['kl']:.3f} nats a frame; posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB"
+    )
+
+
+def _dB(value: float) -> str:  # noqa: N802
+    return f"{value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,185 @@
+"""The terminal: progress bars, tables, errors. The only file that imports rich.
+
+Progress, notes and warnings go to stderr, results to stdout. On a terminal bars are live and an epoch
+leaves one line; elsewhere there are plain lines only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .reporter import Advance
+
+if TYPE_CHECKING:
+    from .engine.fit import EpochEvent, StepEvent
+
+PLAIN_EVERY = 30.0
+"""Seconds between two plain progress lines within an epoch, where there is no terminal."""
+
+
+class Terminal:
+    """A ``Reporter`` that writes to a terminal or a pipe.
+
+    Args:
+        quiet: no progress and no notes; warnings and errors stay.
+        as_json: results as one JSON object on stdout instead of tables.
+    """
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
+        self._bars: Progress | None = None
+        self._epochs = self._steps = TaskID(0)
+        self._validation: TaskID | None = None
+        self._shown: dict[str, str] = {}
+        self._last_line = 0.0
+
+    # --- lines ------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """See ``Reporter``."""
+        if not self.quiet:
+            self.err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """See ``Reporter``."""
+        self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+    def error(self, message: str, hint: str = "") -> None:
+        """One line: what is wrong, and what to do."""
+        tail = f" [dim]({escape(hint)})[/]" if hint else ""
+        self.err.print(f"[bold red]error:[/] {escape(message)}{tail}", soft_wrap=True)
+
+    def result(self, text: str) -> None:
+        """A line of the result."""
+        self.out.print(escape(text), soft_wrap=True)
+
+    def data(self, values: Mapping[str, Any]) -> None:
+        """One JSON object on stdout."""
+        self.out.print_json(json.dumps(values), indent=2)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of results on stdout; numbers are to the right."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.out.print(table)
+
+    # --- bars -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def task(self, description: str) -> Iterator[Advance]:
+        """See ``Reporter``."""
+        if self.quiet or not self.err.is_terminal:
+            yield lambda done, total: None
+            return
+        with self._progress(TextColumn("{task.completed:.0f}/{task.total:.0f}")) as bars:
+            task = bars.add_task(description, total=None)
+
+            def advance(done: int, total: int) -> None:
+                bars.update(task, completed=done, total=total)
+
+            yield advance
+
+    def _progress(self, *columns: TextColumn) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            *columns,
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(compact=True),
+            console=self.err,
+            transient=True,
+        )
+
+    @contextmanager
+    def training(self, epochs: int) -> Iterator[None]:
+        """See ``Reporter``."""
+        self._epoch_count = epochs
+        if self.quiet or not self.err.is_terminal:
+            yield
+            return
+        with self._progress(
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"), TextColumn("{task.fields[info]}")
+        ) as bars:
+            self._bars = bars
+            self._epochs = bars.add_task("[bold]epochs", total=epochs, info="")
+            self._steps = bars.add_task("steps ", total=None, info="")
+            try:
+                yield
+            finally:
+                self._bars = None
+
+    def step(self, event: StepEvent) -> None:
+        """See ``Reporter``."""
+        if event.terms is not None:
+            shown = {"loss": f"{event.terms['loss']:.4f}", "recon": f"{event.terms['recon']:.4f}"}
+            shown["kl"] = f"{event.terms['kl']:.2f}"
+            if event.frames_per_s is not None:
+                shown["frames/s"] = f"{event.frames_per_s:.0f}"
+            self._shown = shown
+        live = {"beta": f"{event.beta:.3f}", "tfr": f"{event.tfr:.2f} {_coin(event.forced)}"}
+        if self._bars is not None:
+            first = [
+                f"{key} [cyan]{self._shown[key]}[/]" for key in ("loss", "recon", "kl") if key in self._shown
+            ]
+            second = [f"{key} [magenta]{value}[/]" for key, value in live.items()]
+            if "frames/s" in self._shown:
+                second.append(f"{self._shown['frames/s']} frames/s")
+            done = event.epoch + event.step_in_epoch / event.steps_in_epoch
+            self._bars.update(self._epochs, completed=done, info=" ".join(first))
+            self._bars.update(
+                self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch, info=" ".join(second)
+            )
+        elif not self.quiet and event.terms is not None and time.monotonic() - self._last_line > PLAIN_EVERY:
+            self._last_line = time.monotonic()
+            values = "  ".join(f"{key} {value}" for key, value in {**self._shown, **live}.items())
+            self.note(f"epoch {event.epoch} step {event.step_in_epoch}/{event.steps_in_epoch}  {values}")
+
+    def validating(self, done: int, total: int) -> None:
+        """See ``Reporter``."""
+        if self._bars is None:
+            return
+        if self._validation is None:
+            self._validation = self._bars.add_task("validating", total=total, info="")
+        self._bars.update(self._validation, completed=done, total=total)
+        if done >= total:
+            self._bars.remove_task(self._validation)
+            self._validation = None
+
+    def epoch(self, event: EpochEvent) -> None:
+        """See ``Reporter``."""
+        self._last_line = time.monotonic()
+        if self.quiet:
+            return
+        row = event.row
+        parts = [
+            f"epoch {event.epoch:>3}/{self._epoch_count}" + ("" if event.complete else " (cut short)"),
+            f"loss {row['train/loss']:.4f}",
+            f"recon {row['train/recon']:.4f}",
+            f"kl {row['train/kl']:.2f}",
+            f"beta {row['beta']:.3f}",
+            f"tfr {row['tfr']:.2f} {_coin(float(row['forced'] or 0))}",
+        ]
+        if event.evaluation is not None:
+            parts.append(f"val {row['val/psnr']:.2f} dB (one step {row['val/psnr_one_step']:.2f})")
+        if event.best:
+            parts.append("best")
+        self.err.print(escape("  ".join(parts)), soft_wrap=True)
+
+
+def _coin(forced: float) -> str:
+    """How the coin fell."""
+    return "forced" if forced == 1 else "free" if forced == 0 else f"forced {forced:.0%}"

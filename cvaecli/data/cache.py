@@ -1,0 +1,237 @@
+"""The cache of decoded clips: plain ``.npy`` arrays, opened as read-only memory maps.
+
+An entry is a folder named by its key, holding one ``.npy`` an array and ``meta.json``. It is written
+under a temporary name and renamed when complete, so that a reader sees all of it or nothing; of two
+writers of one key the first wins. An entry that does not fit its ``meta.json`` is not used. Nothing is
+ever pickled. The cache knows nothing of where clips come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from ..errors import CvaeError
+from .clip import Clip, VideoData
+
+FORMAT = 1
+"""Part of every key: entries of another format are never opened."""
+UNUSED_DAYS = 30
+"""Entries that nobody opened for so long are removed when a new one is written."""
+
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_TEMPORARY = re.compile(r"tmp-[0-9a-f]{8}-.*")
+_CHUNK = 16 * 1024 * 1024
+
+
+class Rows(NamedTuple):
+    """Rows ``start`` to ``stop`` (exclusive) of the entry's array ``array``."""
+
+    array: str
+    start: int
+    stop: int
+
+
+def folder() -> Path:
+    """Where entries live: ``clips`` below ``$CVAE_CACHE``, or below ``cvae`` in the user's cache folder."""
+    chosen = os.environ.get("CVAE_CACHE")
+    return (Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("cvae")) / "clips"
+
+
+def make_key(*parts: object) -> str:
+    """The key of an entry that depends on ``parts`` (by their ``repr``) and on nothing else."""
+    return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:32]
+
+
+class Writer:
+    """An entry in the making: allocate arrays, fill them, name the clips in them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._arrays: dict[str, np.memmap[Any, Any]] = {}
+        self._clips: list[tuple[str, str, Rows, Rows]] = []
+        self.source = ""
+        self.warnings: list[str] = []
+
+    def array(self, name: str, shape: Sequence[int], dtype: str = "uint8") -> npt.NDArray[Any]:
+        """A new array of zeros in a file of its own; what is written into it goes to the disk."""
+        made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
+        self._arrays[name] = made
+        return np.asarray(made)
+
+    def get(self, name: str) -> npt.NDArray[Any]:
+        """An array made before."""
+        return np.asarray(self._arrays[name])
+
+    def clip(self, split: str, name: str, frames: Rows, condition: Rows) -> None:
+        """Adds a clip: which rows are its frames ``[T, C, H, W]``, which its condition ``[N, ...]``."""
+        self._clips.append((split, name, frames, condition))
+
+    def close(self) -> None:
+        """Writes everything out, ``meta.json`` last."""
+        meta = {
+            "format": FORMAT,
+            "source": self.source,
+            "warnings": self.warnings,
+            "fingerprint": self._fingerprint(),
+            "arrays": {name: [made.dtype.str, list(made.shape)] for name, made in self._arrays.items()},
+            "clips": self._clips,
+        }
+        for made in self._arrays.values():
+            made.flush()
+        self._arrays.clear()
+        (self._path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+    def _fingerprint(self) -> str:
+        """Digest of what the clips hold: equal on every machine, whatever the files' times."""
+        total = hashlib.sha256()
+        for split, name, *parts in self._clips:
+            for rows in parts:
+                made = self._arrays[rows.array]
+                total.update(
+                    repr((split, name, made.dtype.str, made.shape[1:], rows.stop - rows.start)).encode()
+                )
+                step = max(1, _CHUNK // max(1, made[:1].nbytes))
+                for start in range(rows.start, rows.stop, step):
+                    total.update(np.ascontiguousarray(made[start : min(start + step, rows.stop)]).data)
+        return total.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def writer(key: str, nbytes: int) -> Iterator[Writer]:
+    """Writes the entry ``key``: it appears when the block ends, or not at all if the block raises.
+
+    Args:
+        key: from `make_key`.
+        nbytes: what the arrays will take; checked first: a memory map on a full disk kills the process.
+
+    Raises:
+        CvaeError: the cache folder cannot be written or is too small.
+    """
+    home = folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _tidy(home)
+        path = Path(tempfile.mkdtemp(prefix=f"tmp-{key[:8]}-", dir=home))
+    except OSError as error:
+        raise CvaeError(
+            f"{home}: the cache cannot be written there ({error.strerror})",
+            "set CVAE_CACHE to a folder of yours",
+        ) from None
+    try:
+        free = shutil.disk_usage(home).free
+        if free < nbytes + _CHUNK:
+            raise CvaeError(
+                f"{home}: the cache needs {nbytes / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
+                "free some space, or set CVAE_CACHE to another folder",
+            )
+        entry = Writer(path)
+        yield entry
+        entry.close()
+        _publish(path, home / key)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)  # gone already when it was renamed
+
+
+def load(key: str) -> VideoData | None:
+    """Opens the entry ``key`` as read-only memory maps, or None where it is missing or damaged."""
+    path = folder() / key
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            return None
+        arrays = {name: _open(path / f"{name}.npy", *kind) for name, kind in meta["arrays"].items()}
+        data = VideoData(_clips(meta["clips"], arrays), str(meta["source"]), str(meta["fingerprint"]))
+        data.warnings.extend(str(line) for line in meta["warnings"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        # Whatever is wrong with an entry, the answer is the same: make it again from the source.
+        return None
+    with contextlib.suppress(OSError):  # a cache that others share read-only
+        os.utime(path / "meta.json")
+    return data
+
+
+def store(
+    key: str, splits: Mapping[str, Sequence[Clip]], source: str, warnings: Sequence[str] = ()
+) -> VideoData:
+    """Writes clips that are in memory and opens what was written.
+
+    Raises:
+        CvaeError: as `writer`.
+    """
+    size = sum(clip.frames.nbytes + clip.condition.nbytes for clips in splits.values() for clip in clips)
+    with writer(key, size) as entry:
+        entry.source, entry.warnings = source, list(warnings)
+        for split, clips in splits.items():
+            for number, clip in enumerate(clips):
+                rows = []
+                for part, values in (("frames", clip.frames), ("condition", clip.condition)):
+                    name = f"{split}-{number}-{part}"
+                    entry.array(name, values.shape, values.dtype.str)[:] = values
+                    rows.append(Rows(name, 0, len(values)))
+                entry.clip(split, clip.name, rows[0], rows[1])
+    return reopen(key)
+
+
+def reopen(key: str) -> VideoData:
+    """The entry that was just written. Raises `CvaeError` if it is gone."""
+    data = load(key)
+    if data is None:
+        raise CvaeError(f"{folder() / key}: the cache entry vanished while it was written", "start again")
+    return data
+
+
+def _open(path: Path, dtype: str, shape: Sequence[int]) -> npt.NDArray[Any]:
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if mapped.dtype.str != dtype or mapped.shape != tuple(shape):
+        raise ValueError(f"{path}: not the array that meta.json names")
+    return np.asarray(mapped)  # a plain view: slicing np.memmap objects is slow
+
+
+def _clips(rows: Sequence[Any], arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Sequence[Clip]]:
+    splits: dict[str, list[Clip]] = {}
+    for split, name, frames, condition in rows:
+        parts = []
+        for array, start, stop in (frames, condition):
+            if not 0 <= start <= stop <= len(arrays[array]):
+                raise ValueError(f"{name}: rows outside {array}")
+            parts.append(arrays[array][start:stop])
+        splits.setdefault(split, []).append(Clip(name, parts[0], parts[1]))
+    return dict(splits)
+
+
+def _publish(path: Path, final: Path) -> None:
+    try:
+        path.rename(final)
+    except OSError:
+        if load(final.name) is not None:
+            return  # another process was first; both made the same
+        shutil.rmtree(final, ignore_errors=True)  # a damaged entry
+        path.rename(final)
+
+
+def _tidy(home: Path) -> None:
+    """Removes what killed writers left (after a day) and entries that nobody opened for long."""
+    now = time.time()
+    for path in home.iterdir():
+        temporary = _TEMPORARY.fullmatch(path.name) is not None
+        if not temporary and not _ENTRY.fullmatch(path.name):
+            continue  # nothing that this module made
+        mark = path if temporary else path / "meta.json"
+        with contextlib.suppress(OSError):  # not ours, or another process tidies too
+            age = now - mark.stat().st_mtime
+            if age > (1 if temporary else UNUSED_DAYS) * 86400:
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,183 @@
+"""Where clips begin and end: a ``clips.csv``, gaps in the numbering, and cuts found in the pictures.
+
+Two signs of a cut are known, both meant to stay silent when in doubt: a false cut in a validation
+clip changes what is measured, a missed one spoils a few training windows.
+
+Jump
+    The step between two pictures is far larger than the steps around it, and the pictures before and
+    after stay apart (one odd picture is a flash, not a cut): another scene. The factor is high
+    because real footage jumps too: frames that a camera dropped move a near person by up to six times
+    the usual step within one clip.
+Held label
+    In some sets labelled by a pose detector the first label of each clip repeats the
+    second one while the pictures move on. Clips that continue each other show no jump at all; this is
+    their only mark. It counts only where the folder's own first pair, a sure beginning, has it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .images import chunks
+from .report import spans
+
+JUMP_FACTOR = 8.0
+"""A cut's step is more than so many times the median step around it (real dropped frames: up to 6)."""
+NEIGHBOURS = 12
+"""Steps on either side that the median is taken over."""
+STILL = 0.5
+"""Steps (grey levels of 255, mean over a picture) below this count as this: still scenes have noise."""
+BLANK = 8
+"""A label whose values span no more than this shows nothing: blank ones repeat whenever a detector fails."""
+HELD_SHARE = 0.02
+"""Held labels in more than this share of steps are people standing still, not beginnings of clips."""
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Indices of the first frames of clips, without 0: by jump in the pictures, by held label."""
+
+    jumps: list[int]
+    held: list[int]
+
+
+def find(frames: Bytes, labels: Bytes) -> Cuts:
+    """Finds cuts in a folder's decoded pictures and labels (uint8 ``[N, C, H, W]`` both)."""
+    step = _steps(frames)  # step[i] leads from picture i to i + 1
+    usual = np.array([_around(step, i) for i in range(len(step))])
+    limit = JUMP_FACTOR * np.maximum(usual, STILL)
+    over = np.concatenate([[np.inf], _steps(frames, 2), [np.inf]])[: len(step) + 1]  # from i - 1 to i + 1
+    jumps = np.flatnonzero((step > limit) & (over[:-1] > limit) & (over[1:] > limit)) + 1
+    held = (_steps(labels) == 0) & ~_blank(labels[:-1]) & (step > 0.5 * usual) & (step > 0)
+    starts = np.flatnonzero(held)
+    if len(starts) == 0 or starts[0] != 0 or len(starts) > 1 + HELD_SHARE * len(held):
+        return Cuts(jumps.tolist(), [])
+    return Cuts(jumps.tolist(), starts[1:].tolist())
+
+
+def _steps(values: Bytes, apart: int = 1) -> npt.NDArray[np.float64]:
+    """Mean absolute difference of pictures ``apart`` frames apart, ``[N - apart]``, in grey levels."""
+    steps = np.zeros(max(0, len(values) - apart))
+    for part in chunks(len(steps), 128):
+        near, far = values[part], values[part.start + apart : part.stop + apart]
+        steps[part] = np.abs(far.astype(np.int16) - near).mean((1, 2, 3))
+    return steps
+
+
+def _around(step: npt.NDArray[np.float64], i: int) -> float:
+    near = np.concatenate([step[max(0, i - NEIGHBOURS) : i], step[i + 1 : i + 1 + NEIGHBOURS]])
+    return float(np.median(near)) if len(near) >= 4 else np.inf  # too short to know what is usual
+
+
+def _blank(labels: Bytes) -> npt.NDArray[np.bool_]:
+    return np.array([int(label.max()) - int(label.min()) <= BLANK for label in labels], dtype=bool)
+
+
+def white_share(values: Bytes) -> float:
+    """Share of nearly white pixels in up to 64 pictures spread over ``values``."""
+    sample = values[:: max(1, len(values) // 64)]
+    return float((sample.min(axis=1) > 240).mean()) if len(sample) else 0.0
+
+
+@dataclass
+class Table:
+    """A ``clips.csv``: per split the (first, last) file numbers of its clips, and what is wrong with it."""
+
+    clips: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_table(path: Path, numbers: Mapping[str, Sequence[int]]) -> Table:
+    """Reads and checks ``clips.csv`` (header ``split,first,last``; file numbers, inclusive).
+
+    Args:
+        path: the file.
+        numbers: per split the sorted numbers of its frames.
+    """
+    table = Table()
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except OSError as error:
+        table.faults.append(f"{path.name}: cannot be read ({error.strerror}); check its permissions")
+        return table
+    except (UnicodeDecodeError, csv.Error):
+        table.faults.append(
+            f"{path.name}: not a text file with comma-separated values; write it anew or remove it"
+        )
+        return table
+    if not rows or [cell.strip().lower() for cell in rows[0]] != ["split", "first", "last"]:
+        table.faults.append(f"{path.name} row 1: the header must be split,first,last")
+        return table
+    taken: dict[str, dict[int, int]] = {split: {} for split in numbers}
+    for row, cells in enumerate(rows[1:], start=2):
+        if any(cell.strip() for cell in cells):
+            fault = _read_row(row, [cell.strip() for cell in cells], numbers, taken, table)
+            table.faults += [f"{path.name} row {row}: {fault}"] if fault else []
+    if not table.clips and not table.faults:
+        table.faults.append(f"{path.name}: no rows; name the clips, or remove the file")
+    for split in table.clips if not table.faults else ():
+        table.clips[split].sort()
+        left = [number for number in numbers[split] if number not in taken[split]]
+        if left:
+            table.warnings.append(f"{path.name}: {split} frames {spans(left)} are in no clip and left out")
+    return table
+
+
+def _read_row(
+    row: int,
+    cells: list[str],
+    numbers: Mapping[str, Sequence[int]],
+    taken: dict[str, dict[int, int]],
+    table: Table,
+) -> str:
+    """Adds one row's clip to the table, or says what is wrong with the row."""
+    if len(cells) != 3:
+        return f"{len(cells)} values instead of 3 (split,first,last)"
+    split = cells[0]
+    if split not in ("train", "val"):
+        return f"unknown split {split!r}; use train or val (test sequences have folders of their own)"
+    if not all(cell.isascii() and cell.isdigit() and len(cell) <= 18 for cell in cells[1:]):
+        return f"{cells[1]!r}, {cells[2]!r}: first and last must be whole numbers from 0 on"
+    if split not in numbers:
+        return f"there are no {split} frames"
+    first, last = int(cells[1]), int(cells[2])
+    if first > last:
+        return f"first ({first}) is greater than last ({last})"
+    inside = [number for number in numbers[split] if first <= number <= last]
+    step = _stride(numbers[split])
+    if not inside or (inside[0], inside[-1]) != (first, last):
+        have = f"{numbers[split][0]} to {numbers[split][-1]}"
+        return f"{split} has no frame {first if first not in inside else last} (it has {have})"
+    if len(inside) != (last - first) // step + 1:
+        gap = next(a for a, b in itertools.pairwise(inside) if b - a != step)
+        return f"{split} has no frame {gap + step} inside {first}-{last}; end the clip at {gap}"
+    twice = next((number for number in inside if number in taken[split]), None)
+    if twice is not None:
+        return f"{split} frame {twice} is in the clip of row {taken[split][twice]} already"
+    taken[split].update(dict.fromkeys(inside, row))
+    table.clips.setdefault(split, []).append((first, last))
+    return ""
+
+
+def _stride(numbers: Sequence[int]) -> int:
+    """Distance of consecutive numbers where it is the same throughout (0, 2, 4, ...), else 1."""
+    steps = {b - a for a, b in itertools.pairwise(numbers)}
+    return steps.pop() if len(steps) == 1 else 1
+
+
+def gaps(numbers: Sequence[int]) -> list[int]:
+    """Indices before which the numbering skips; none where it goes up in equal steps throughout."""
+    step = _stride(numbers)
+    return [i + 1 for i, (a, b) in enumerate(itertools.pairwise(numbers)) if b - a != step]

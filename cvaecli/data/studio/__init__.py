@@ -1,0 +1,1 @@
+"""The pieces of the synthetic set: a room, a person, and how both are drawn."""

@@ -1,0 +1,47 @@
+"""Random changes of training pictures: one draw a sample, shared by its frames and label images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..schema import AugmentConfig
+
+
+def augment(
+    frames: Tensor, condition: Tensor, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Flip, shift and zoom a batch.
+
+    Args:
+        frames: ``[B, T, C, H, W]`` in [0, 1].
+        condition: label images ``[B, T, C', H, W]``, changed alike; vectors are returned untouched
+            (a picture's flip says nothing about a vector's sign, so flip only label-driven data).
+        generator: on the CPU; the draws do not depend on the device.
+
+    Returns:
+        The changed frames and condition; the same tensors where nothing is configured.
+    """
+    if not (config.flip or any(config.shift) or config.zoom):
+        return frames, condition
+    B, _, _, H, W = frames.shape
+    draws = torch.rand(B, 4, generator=generator)
+    mirror = torch.where(draws[:, 0] < config.flip, -1.0, 1.0)
+    zoom = 1.0 + (2 * draws[:, 1] - 1) * config.zoom
+    # Whole pixels: without zoom nothing is resampled, so nothing is blurred.
+    pixels = torch.round((2 * draws[:, 2:] - 1) * torch.tensor(config.shift))
+    theta = torch.zeros(B, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = mirror / zoom, 1.0 / zoom
+    theta[:, 0, 2], theta[:, 1, 2] = pixels[:, 1] * 2 / W, pixels[:, 0] * 2 / H
+    grid = F.affine_grid(theta, [B, 1, H, W], align_corners=False).to(frames.device)
+    images = condition.dim() == 5
+    return _warp(frames, grid), _warp(condition, grid) if images else condition
+
+
+def _warp(pictures: Tensor, grid: Tensor) -> Tensor:
+    B, T, C, H, W = pictures.shape
+    warped = F.grid_sample(
+        pictures.reshape(B, T * C, H, W), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return warped.reshape(B, T, C, H, W)

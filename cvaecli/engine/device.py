@@ -1,0 +1,102 @@
+"""The device a run computes on: which one, in which precision, with which kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from ..errors import UserError
+from ..schema import RuntimeConfig
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and the precision of its matrix work.
+
+    Attributes:
+        torch: the PyTorch device.
+        bf16: convolutions and matrix products in bfloat16 (autocast); weights, losses and
+            statistics stay in float32.
+    """
+
+    torch: torch.device
+    bf16: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The precision's context. Enter it around computation only, never across a ``yield``."""
+        return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def synchronize(self) -> None:
+        """Wait until all queued work is done; for clocks and for errors that surface late."""
+        if self.torch.type == "cuda":
+            torch.cuda.synchronize(self.torch)
+        elif self.torch.type == "mps":
+            torch.mps.synchronize()
+
+    def place(self, model: Model) -> Model:
+        """Move a model here, convolution weights channels-last: faster on every device we know."""
+        return model.to(self.torch).to(memory_format=torch.channels_last)
+
+    @property
+    def name(self) -> str:
+        """For people: the accelerator's or processor's name."""
+        if self.torch.type == "cuda":
+            return torch.cuda.get_device_name(self.torch)
+        threads = f", {torch.get_num_threads()} threads" if self.torch.type == "cpu" else ""
+        return f"{self.torch.type} ({platform.machine()}{threads})"
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return "bf16" if self.bf16 else "fp32"
+
+
+def prepare(runtime: RuntimeConfig) -> Device:
+    """Set up the process for a run and return its device.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = not runtime.deterministic
+    device = _choose(runtime.device)
+    bf16 = runtime.precision == "bf16" or (runtime.precision == "auto" and _has_bf16_units(device))
+    return Device(device, bf16)
+
+
+def _choose(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"runtime.device: {name!r} is not a device", "auto, cpu, cuda, cuda:1 or mps"
+        ) from None
+    found = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= found:
+        raise UserError(f"runtime.device: there is no {name} on this machine", "use runtime.device=auto")
+    return device
+
+
+def _has_bf16_units(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False

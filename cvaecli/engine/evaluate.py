@@ -1,0 +1,352 @@
+"""Free-running validation: rollout, one-step and posterior curves of every clip, and trivial predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..data.clip import Clip
+from ..models.base import Step, VideoCVAE
+from ..objective import kl_divergence, reconstruction
+from ..schema import EvalConfig
+from ..seeding import frame_noise
+from .batches import to_float
+from .device import Device
+from .rollout import no_noise, rollout
+
+Progress = Callable[[int, int], None]
+"""``progress(done, total)`` in frames, each counted once a pass (rollouts, one step, posterior)."""
+
+STRIP_COLUMNS = 10
+
+
+@dataclass
+class ClipScore:
+    """One clip's curves over its ``n`` predicted frames, float64; the first one is frame ``first``.
+
+    ``rollout`` feeds predictions back, ``one_step`` feeds the true previous frame, both with z from
+    the prior; ``posterior`` feeds the true previous frame with z from the posterior, which saw the
+    target. Their differences are drift and the posterior-to-prior gap.
+    """
+
+    name: str
+    first: int
+    mse: np.ndarray  # [samples, n]
+    psnr: np.ndarray  # [samples, n] dB
+    psnr_per_channel: np.ndarray  # [samples, n] dB
+    ssim: np.ndarray | None  # [samples, n]
+    psnr_one_step: np.ndarray  # [n] dB
+    ssim_one_step: np.ndarray | None  # [n]
+    psnr_posterior: np.ndarray  # [n] dB
+    recon: np.ndarray  # [samples, n] reconstruction term of the rollout, in the training loss's unit
+    kl: np.ndarray  # [n] nats
+    repeat_last_past: np.ndarray  # [n] dB
+    mean_frame: np.ndarray  # [n] dB
+    strip: dict[str, np.ndarray] = field(default_factory=dict)
+    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, rollout and, where conditions are pictures, condition."""
+    strip_frames: list[int] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """The sample with the highest mean PSNR."""
+        return int(self.psnr.mean(1).argmax())
+
+
+@dataclass
+class Evaluation:
+    """The scores of a split. A data set's number is the mean over clips of the clip's mean over frames."""
+
+    clips: list[ClipScore]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of ``metrics.json``; dB, nats per frame, and counts."""
+
+        def over_clips(value: Callable[[ClipScore], Any]) -> float:
+            return float(np.mean([np.mean(value(clip)) for clip in self.clips]))
+
+        with_ssim = all(clip.ssim is not None for clip in self.clips)
+        one_step, posterior = over_clips(lambda c: c.psnr_one_step), over_clips(lambda c: c.psnr_posterior)
+        return {
+            "psnr": over_clips(lambda c: c.psnr),
+            "psnr_best_of_samples": over_clips(lambda c: c.psnr[c.best]),
+            "psnr_one_step": one_step,
+            "psnr_posterior": posterior,
+            "posterior_prior_gap": posterior - one_step,
+            "psnr_of_mean_mse": float(
+                np.mean([-10 * np.log10(max(np.mean(clip.mse), 1e-10)) for clip in self.clips])
+            ),
+            "psnr_per_channel": over_clips(lambda c: c.psnr_per_channel),
+            "ssim": over_clips(lambda c: c.ssim) if with_ssim else None,
+            "ssim_one_step": over_clips(lambda c: c.ssim_one_step) if with_ssim else None,
+            "mse": over_clips(lambda c: c.mse),
+            "recon": over_clips(lambda c: c.recon),
+            "kl": over_clips(lambda c: c.kl),
+            "frames": sum(clip.psnr.shape[1] for clip in self.clips),
+            "clips": [self._clip(clip) for clip in self.clips],
+            "baselines": {
+                "repeat_last_past": {"psnr": over_clips(lambda c: c.repeat_last_past)},
+                "mean_frame": {"psnr": over_clips(lambda c: c.mean_frame)},
+            },
+        }
+
+    @staticmethod
+    def _clip(clip: ClipScore) -> dict[str, Any]:
+        return {
+            "name": clip.name,
+            "frames": clip.psnr.shape[1],
+            "psnr": float(clip.psnr.mean()),
+            "psnr_one_step": float(clip.psnr_one_step.mean()),
+            "psnr_worst_frame": float(clip.psnr.mean(0).min()),
+            "ssim": None if clip.ssim is None else float(clip.ssim.mean()),
+            "kl": float(clip.kl.mean()),
+            "repeat_last_past": float(clip.repeat_last_past.mean()),
+            "mean_frame": float(clip.mean_frame.mean()),
+        }
+
+    def per_frame(self) -> Iterator[dict[str, Any]]:
+        """The rows of ``per_frame.csv``; rollout values are means over the samples."""
+        for clip in self.clips:
+            for k in range(clip.psnr.shape[1]):
+                yield {
+                    "clip": clip.name,
+                    "frame": clip.first + k,
+                    "psnr": clip.psnr[:, k].mean(),
+                    "ssim": None if clip.ssim is None else clip.ssim[:, k].mean(),
+                    "psnr_one_step": clip.psnr_one_step[k],
+                    "ssim_one_step": None if clip.ssim_one_step is None else clip.ssim_one_step[k],
+                    "psnr_best": clip.psnr[clip.best, k],
+                    "psnr_posterior": clip.psnr_posterior[k],
+                    "kl": clip.kl[k],
+                    "repeat_last_past": clip.repeat_last_past[k],
+                    "mean_frame": clip.mean_frame[k],
+                }
+
+
+def predicted_frames(clip: Clip, n_past: int, *limits: int | None) -> int:
+    """How many frames of a clip an evaluation predicts: all that have a truth, or the smallest limit."""
+    return min([clip.n_frames - n_past, *(limit for limit in limits if limit is not None)])
+
+
+def evaluate(
+    model: VideoCVAE,
+    clips: Sequence[Clip],
+    device: Device,
+    config: EvalConfig,
+    *,
+    n_past: int,
+    n_future: int | None = None,
+    seed: int = 0,
+    recon: str = "mse",
+    with_ssim: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score the clips that have a true frame to predict.
+
+    Args:
+        model: on the device; put into evaluation mode here and back afterwards (batch norm uses its
+            running statistics).
+        clips: of one frame size.
+        n_future: predict at most so many frames of each clip.
+        seed: of the prior's noise.
+        recon: kind of the reconstruction term, see ``objective.reconstruction``.
+    """
+    usable = [clip for clip in clips if clip.n_frames > n_past]
+    passes = config.samples + (1 if model.parallel else 2)
+    total, done = passes * sum(predicted_frames(clip, n_past, n_future) for clip in usable), 0
+    scores: list[ClipScore] = []
+
+    def advance(frames: int) -> None:
+        nonlocal done
+        done += frames
+        if progress is not None:
+            progress(done, total)
+
+    was_training = model.training
+    model.eval()
+    try:
+        for group in _groups(usable, n_past, n_future, config.batch_size):
+            n = predicted_frames(group[0], n_past, n_future)
+            scores += _Group(
+                model, group, device, config, n_past, n, seed, recon, with_ssim, advance
+            ).scores()
+    finally:
+        model.train(was_training)
+    return Evaluation(scores)
+
+
+def _groups(clips: Sequence[Clip], n_past: int, n_future: int | None, size: int) -> Iterator[list[Clip]]:
+    """Neighbours of equal length, at most ``size`` together."""
+    group: list[Clip] = []
+    for clip in clips:
+        n = predicted_frames(clip, n_past, n_future)
+        if group and (len(group) == size or predicted_frames(group[0], n_past, n_future) != n):
+            yield group
+            group = []
+        group.append(clip)
+    if group:
+        yield group
+
+
+class _Group:
+    """Clips of equal length, scored together piece by piece so that memory does not grow with length."""
+
+    def __init__(
+        self,
+        model: VideoCVAE,
+        clips: list[Clip],
+        device: Device,
+        config: EvalConfig,
+        n_past: int,
+        n: int,
+        seed: int,
+        recon: str,
+        with_ssim: bool,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.model, self.clips, self.device, self.config = model, clips, device, config
+        self.n_past, self.n, self.seed, self.recon, self.with_ssim = n_past, n, seed, recon, with_ssim
+        self.advance = advance
+        self.past = self._frames(0, n_past)
+        self.past_condition = self._conditions(0, n_past)
+        self.size = (self.past.shape[-2], self.past.shape[-1])
+
+    def _load(self, arrays: Sequence[np.ndarray], first: int, last: int) -> Tensor:
+        return to_float(torch.from_numpy(np.stack([a[first:last] for a in arrays])).to(self.device.torch))
+
+    def _frames(self, first: int, last: int) -> Tensor:
+        return self._load([clip.frames for clip in self.clips], first, last)
+
+    def _conditions(self, first: int, last: int) -> Tensor:
+        return self._load([clip.condition for clip in self.clips], first, last)
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        """(first, last) frame number of each piece."""
+        end = self.n_past + self.n
+        for first in range(self.n_past, end, self.config.chunk):
+            yield first, min(first + self.config.chunk, end)
+
+    def _noise(self, sample: int) -> Callable[[int, int], Sequence[Tensor]]:
+        if self.config.prior == "mean":
+            return no_noise(self.model, len(self.clips), self.size)
+        shapes = self.model.noise_shapes(self.size)
+        names = [clip.name for clip in self.clips]
+
+        def draw(first: int, count: int) -> list[Tensor]:
+            frames = range(self.n_past + first, self.n_past + first + count)
+            return frame_noise(self.seed, names, frames, shapes, sample)
+
+        return draw
+
+    def scores(self) -> list[ClipScore]:
+        samples = [self._rollout(sample) for sample in range(self.config.samples)]
+        posterior = self._forced(posterior=True)
+        # In a parallel model no step sees an earlier prediction: one step is the rollout.
+        one_step = samples[0] if self.model.parallel else self._forced(posterior=False)
+        trivial = self._trivial()
+        scores = []
+        for b, clip in enumerate(self.clips):
+            stacked = {key: np.stack([s[key][b] for s in samples]) for key in samples[0] if key != "strip"}
+            scores.append(
+                ClipScore(
+                    name=clip.name,
+                    first=self.n_past,
+                    mse=stacked["mse"],
+                    psnr=stacked["psnr"],
+                    psnr_per_channel=stacked["psnr_per_channel"],
+                    ssim=stacked.get("ssim"),
+                    psnr_one_step=one_step["psnr"][b],
+                    ssim_one_step=one_step["ssim"][b] if self.with_ssim else None,
+                    psnr_posterior=posterior["psnr"][b],
+                    recon=stacked["recon"],
+                    kl=posterior["kl"][b],
+                    repeat_last_past=trivial["repeat_last_past"][b],
+                    mean_frame=trivial["mean_frame"][b],
+                    strip=self._strip(b, samples[0]["strip"]),
+                    strip_frames=self._strip_frames(),
+                )
+            )
+        return scores
+
+    def _rollout(self, sample: int) -> dict[str, np.ndarray]:
+        conditions = (self._conditions(first, last) for first, last in self._pieces())
+        predicted = rollout(
+            self.model, self.past, self.past_condition, conditions, self._noise(sample), self.device
+        )
+        curves, kept, wanted = _Curves(), [], set(self._strip_frames())
+        for (first, last), x_hat in zip(self._pieces(), predicted, strict=True):
+            self._score(curves, x_hat, self._frames(first, last), self.with_ssim)
+            kept += [x_hat[:, t - first].clamp(0, 1) for t in range(first, last) if t in wanted]
+        frames = (torch.stack(kept, 1) * 255).round().byte()  # (B, K, C, H, W)
+        return {**curves.arrays(), "strip": frames.movedim(2, -1).cpu().numpy()}
+
+    def _forced(self, posterior: bool) -> dict[str, np.ndarray]:
+        """Every step fed with the true previous frame."""
+        with torch.inference_mode(), self.device.autocast():
+            state = self.model.start(self.past, self.past_condition)
+        curves, noise = _Curves(), self._noise(0)
+        for first, last in self._pieces():
+            frames = self._frames(first - 1, last)
+            x = frames[:, 1:]
+            drawn = [n.to(self.device.torch) for n in noise(first - self.n_past, last - first)]
+            with torch.inference_mode(), self.device.autocast():
+                features = self.model.encode(self._conditions(first, last), x if posterior else None)
+                steps, state = self.model.unroll(state, frames[:, :-1], features, drawn, posterior)
+            self._score(curves, steps.x_hat.float(), x, self.with_ssim and not posterior)
+            if posterior:
+                curves.add("kl", total_kl(steps))
+        return curves.arrays()
+
+    def _trivial(self) -> dict[str, np.ndarray]:
+        """Repeat the last given frame; the mean of the clip's true predicted frames (which peeks)."""
+        curves, last = _Curves(), self.past[:, -1:]
+        total = sum(self._frames(a, b).sum(1, keepdim=True) for a, b in self._pieces())
+        assert isinstance(total, Tensor)
+        mean = total / self.n
+        for a, b in self._pieces():
+            x = self._frames(a, b)
+            curves.add("repeat_last_past", metrics.psnr(last, x))
+            curves.add("mean_frame", metrics.psnr(mean, x))
+        return curves.arrays()
+
+    def _score(self, curves: _Curves, x_hat: Tensor, x: Tensor, with_ssim: bool) -> None:
+        curves.add("mse", metrics.mse(x_hat, x))
+        curves.add("psnr", metrics.psnr(x_hat, x))
+        curves.add("psnr_per_channel", metrics.psnr_per_channel(x_hat, x))
+        curves.add("recon", reconstruction(x_hat, x, self.recon))
+        if with_ssim:
+            curves.add("ssim", metrics.ssim(x_hat, x))
+        self.advance(x.shape[0] * x.shape[1])
+
+    def _strip_frames(self) -> list[int]:
+        return sorted({self.n_past + int(k) for k in np.linspace(0, self.n - 1, STRIP_COLUMNS).round()})
+
+    def _strip(self, b: int, rolled: np.ndarray) -> dict[str, np.ndarray]:
+        clip, frames = self.clips[b], self._strip_frames()
+        strip = {"truth": np.moveaxis(clip.frames[frames], 1, -1), "rollout": rolled[b]}
+        if clip.condition.ndim == 4:
+            strip["condition"] = np.moveaxis(clip.condition[frames], 1, -1)
+        return strip
+
+
+class _Curves:
+    """Named curves ``[B, n]`` collected piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, list[Tensor]] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        self._pieces.setdefault(name, []).append(value.cpu())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: torch.cat(pieces, 1).double().numpy() for name, pieces in self._pieces.items()}
+
+
+def total_kl(steps: Step) -> Tensor:
+    """KL of K steps summed over the latent levels, ``[B, K]`` nats."""
+    return torch.stack([kl_divergence(q, p) for q, p in zip(steps.q, steps.p, strict=True)]).sum(0)

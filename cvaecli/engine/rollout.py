@@ -1,0 +1,72 @@
+"""Prediction: from the given frames and the conditions, one frame after the other, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..models.base import State, Step, VideoCVAE, slice_time, stack_steps
+from .device import Device
+
+Noise = Callable[[int, int], Sequence[Tensor]]
+"""``noise(first, count)``: for ``count`` steps from the ``first`` predicted one (0), one tensor
+``[B, count, *shape]`` a latent level."""
+
+
+def no_noise(model: VideoCVAE, batch: int, size: tuple[int, int]) -> Noise:
+    """Zeros: z is the prior's mean."""
+    shapes = model.noise_shapes(size)
+    return lambda first, count: [torch.zeros(batch, count, *shape) for shape in shapes]
+
+
+def rollout(
+    model: VideoCVAE,
+    past: Tensor,
+    past_condition: Tensor,
+    conditions: Iterable[Tensor],
+    noise: Noise,
+    device: Device,
+) -> Iterator[Tensor]:
+    """Predict from the model's own predictions.
+
+    Args:
+        model: in evaluation mode.
+        past: true frames ``[B, n_past, C, H, W]`` on the device.
+        past_condition: their conditions ``[B, n_past, ...]``.
+        conditions: conditions of the steps to predict in pieces ``[B, k, ...]`` of any size; may be
+            an endless iterator.
+        noise: see ``Noise``.
+
+    Yields:
+        For each piece its predictions ``[B, k, C, H, W]``, float32, not clamped. How the conditions
+        are cut into pieces does not change them.
+    """
+    with torch.inference_mode(), device.autocast():
+        state = model.start(past, past_condition)
+    x, first = past[:, -1], 0
+    for piece in conditions:
+        K = piece.shape[1]
+        drawn = [n.to(past.device) for n in noise(first, K)]
+        with torch.inference_mode(), device.autocast():
+            steps, state = predict(model, state, x, piece, drawn)
+        predicted = steps.x_hat.float()
+        x, first = predicted[:, -1], first + K
+        yield predicted
+
+
+def predict(
+    model: VideoCVAE, state: State, x: Tensor, condition: Tensor, noise: Sequence[Tensor]
+) -> tuple[Step, State]:
+    """The next K steps from the prior, each fed with the one before (or all at once: parallel models)."""
+    features = model.encode(condition)
+    K = condition.shape[1]
+    if model.parallel:
+        return model.unroll(state, x[:, None].expand(-1, K, -1, -1, -1), features, noise, posterior=False)
+    steps = []
+    for k in range(K):
+        step, state = model.step(state, x, slice_time(features, k), [n[:, k] for n in noise], posterior=False)
+        x = step.x_hat.float()
+        steps.append(step)
+    return stack_steps(steps), state

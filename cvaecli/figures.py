@@ -1,0 +1,204 @@
+"""How every figure looks: a printed page's width, type, colours, lines, markers and legend.
+
+Drawn with matplotlib's ``Figure`` objects; pyplot and its global state are not used.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+from cvaecli.tables import Array, read_table
+
+WIDTH = 6.3  # inches: the text width of an A4 or letter page
+RC: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 9,
+    "figure.titlesize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+}
+# Okabe and Ito's palette: told apart by colour-blind readers too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))
+DASHED, DOTTED = LINES[1], LINES[2]
+FREE, FORCED = COLOURS[0], COLOURS[1]
+
+_LINE = 94  # characters of 9 point that fit the width
+_WIDE = 10.0  # ratio of largest to smallest value that asks for a logarithmic axis
+_FEW = 40  # points up to which each is marked
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and how it appears in a figure."""
+
+    folder: Path
+    label: str
+    style: dict[str, Any]  # colour and line style in comparisons
+
+    @property
+    def colour(self) -> str:
+        """Matplotlib's colour."""
+        return str(self.style["color"])
+
+    def table(self, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Array]:
+        """Columns of one of the files that training writes; see ``read_table``."""
+        remedy = "`cvae train` writes it from the first epoch on"
+        return read_table(self.folder / name, required, optional, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of ``plot``."""
+
+    runs: Sequence[Run]
+    split: str | None
+    log: bool | None
+
+    @property
+    def comparison(self) -> bool:
+        """Several runs in one figure."""
+        return len(self.runs) > 1
+
+    @property
+    def title(self) -> str:
+        """The run's label; a comparison has its labels in the legend."""
+        return "" if self.comparison else self.runs[0].label
+
+
+def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
+    """A page-wide figure, ``height`` inches, of stacked axes with one x axis and these relative heights."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
+    figure.align_ylabels()
+    return figure, list(grid[:, 0])
+
+
+def legend(figure: Figure, handles: Iterable[Line2D], title: str = "") -> None:
+    """One legend above all axes, with as many columns as fit, below a line of title."""
+    handles = list(handles)
+    for handle in handles:
+        label = str(handle.get_label())
+        if len(label) > _LINE - 15:
+            handle.set_label(f"{label[: _LINE - 46]}…{label[-30:]}")  # names and numbers: both ends count
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    figure.legend(
+        handles=handles,
+        title=textwrap.fill(title, _LINE) or None,
+        title_fontsize=RC["legend.fontsize"],
+        alignment="left",
+        loc="outside upper left",
+        ncols=max(1, min(len(handles), _LINE // (longest + 6))),
+        borderaxespad=0.2,
+        borderpad=0.2,
+    )
+
+
+def x_axis(axes: Axes, label: str) -> None:
+    """Whole numbers, thousands set apart."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def y_scale(axes: Axes, values: Iterable[Array], log: bool | None) -> None:
+    """Logarithmic if asked for (values <= 0 are then not shown), or if all are positive and far apart."""
+    everything = np.concatenate([value[np.isfinite(value)] for value in values])
+    positive = everything[everything > 0]
+    if not len(positive):
+        return
+    wide = len(positive) == len(everything) and positive.max() > _WIDE * positive.min()
+    if wide if log is None else log:
+        axes.set_yscale("log")
+        # Plain numbers, and enough of them: by default a span of 1.5 decades may show a single one
+        few_decades = positive.max() < 300 * positive.min()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def line(axes: Axes, x: Array, y: Array, **style: Any) -> Line2D:
+    """A line that joins the points that have a value; a few points are marked as well."""
+    there = np.isfinite(y)
+    points = int(there.sum())
+    style = {"marker": "o" if points <= _FEW else "", "markersize": marker_size(points)} | style
+    return axes.plot(x[there], y[there], **style)[0]
+
+
+def marker_size(points: int) -> float:
+    """In typographic points, smaller where there are many."""
+    return float(np.clip(140 / max(points, 1), 1.8, 3.5))
+
+
+def mark_forced(
+    axes: Axes, x: Array, y: Array, forced: Array, *, shape: str = "o", colour: str | None = None
+) -> None:
+    """Mark each point by whether more than half of its steps were teacher-forced.
+
+    Args:
+        axes: where.
+        x: ``[N]``.
+        y: ``[N]``.
+        forced: fraction of forced steps, ``[N]``; NaN = not known = no mark.
+        shape: matplotlib's marker.
+        colour: of a run in a comparison: forced = filled, free = hollow. None: forced = orange, free = blue.
+    """
+    for is_forced in (False, True):
+        chosen = np.isfinite(forced) & ((forced > 0.5) == is_forced)
+        axes.plot(x[chosen], y[chosen], **_mark(is_forced, shape, colour, marker_size(len(x))))
+
+
+def forced_keys(forced: Iterable[Array], *, comparison: bool) -> list[Line2D]:
+    """Legend entries of what ``mark_forced`` drew; only of the kinds that occur."""
+    known = np.concatenate(list(forced))
+    known = known[np.isfinite(known)]
+    # Where the coin falls every batch or step an epoch is rarely all one or all the other
+    whole = bool(np.isin(known, (0.0, 1.0)).all())
+    names = {True: "teacher-forced epoch", False: "free-running epoch"}
+    if not whole:
+        names = {True: "epoch more than half forced", False: "epoch at most half forced"}
+    colour = "0.35" if comparison else None
+    return [
+        Line2D([], [], label=names[is_forced], **_mark(is_forced, "o", colour, 4.0))
+        for is_forced in (True, False)
+        if ((known > 0.5) == is_forced).any()
+    ]
+
+
+def _mark(is_forced: bool, shape: str, colour: str | None, size: float) -> dict[str, Any]:
+    own = colour or (FORCED if is_forced else FREE)
+    hollow = colour is not None and not is_forced
+    return {
+        "linestyle": "",
+        "marker": shape,
+        "markersize": size,
+        "color": own,
+        "markerfacecolor": "white" if hollow else own,
+        "markeredgewidth": 0.7,
+        "zorder": 3,
+    }
+
+
+def key(label: str, **style: Any) -> Line2D:
+    """A legend entry for a line that is drawn elsewhere."""
+    return Line2D([], [], label=label, **style)

@@ -1,0 +1,55 @@
+"""Image quality of predicted frames: PSNR in dB and SSIM, one number a frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mse(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error over C, H, W of predictions clamped to [0, 1]: ``[B, T, C, H, W] -> [B, T]``."""
+    return (x_hat.float().clamp(0, 1) - x.float()).square().mean((-3, -2, -1))
+
+
+def psnr_from_mse(error: Tensor) -> Tensor:
+    """``-10 log10(mse)`` in dB for data range 1; an exact frame counts 100 dB instead of infinity."""
+    return -10.0 * torch.log10(error.clamp(min=1e-10))
+
+
+def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
+    """PSNR of every frame: ``[B, T, C, H, W] -> [B, T]`` in dB, one error over all channels."""
+    return psnr_from_mse(mse(x_hat, x))
+
+
+def psnr_per_channel(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean of the colour channels' PSNRs, as the robot literature reports it (``finn_psnr``).
+
+    Not below ``psnr`` (Jensen), so never compare the two. ``[B, T, C, H, W] -> [B, T]`` in dB.
+    """
+    error = (x_hat.float().clamp(0, 1) - x.float()).square().mean((-2, -1))
+    return psnr_from_mse(error).mean(-1)
+
+
+def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Structural similarity of every frame (Wang et al. 2004): ``[B, T, C, H, W] -> [B, T]``.
+
+    11x11 Gaussian window of sigma 1.5, per channel, K1 0.01, K2 0.03, data range 1, averaged over the
+    pixels whose window lies inside the frame. NaN where the frame is smaller than the window.
+    """
+    # Imported late: the library takes seconds to load.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    B, T = x.shape[:2]
+    if min(x.shape[-2:]) < 11:
+        return torch.full((B, T), torch.nan)
+    value = structural_similarity_index_measure(
+        x_hat.float().clamp(0, 1).flatten(0, 1),
+        x.float().flatten(0, 1),
+        gaussian_kernel=True,
+        sigma=1.5,
+        kernel_size=11,
+        reduction="none",
+        data_range=1.0,
+    )
+    assert isinstance(value, Tensor)
+    return value.reshape(B, T)

@@ -1,0 +1,242 @@
+"""The course's pose model: label images drive an autoregressive CVAE at full frame size.
+
+- no down-sampling: every feature map and the latent itself have the frame's height and width
+- the posterior sees a true frame and the label, the prior is N(0, I) at every pixel
+- no state: a step needs the frame before, the label and z, nothing else
+- sizes: each stage halves the channels (rounding down), as the course's code does. Frame encoder
+  frame_dim / 8, / 4, / 2; label encoder label_dim / 2; posterior z_dim / 4, / 2; fusion n / 4, n / 2 with
+  n = frame_dim + label_dim + z_dim, then fusion_dim / 2; generator fusion_dim / 2, / 4, / 8.
+
+With the default sizes names, shapes and order of the 209 state-dict entries are a course checkpoint's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
+from .layers import DepthConvBlock, ResidualBlock, at_least_float32, batch_norm_per_step, split_time
+
+MIN_SIZE = 4  # the label encoder's reflection padding of 3 pixels needs one pixel more than that
+
+
+class PoseConfig(ModelConfig):
+    """Settings of the pose model; the defaults are the course's."""
+
+    name: Literal["pose"] = "pose"
+    frame_dim: int = Field(default=128, ge=8, description="channels of the frame features (course: F_dim)")
+    label_dim: int = Field(default=32, ge=2, description="channels of the label features (course: L_dim)")
+    z_dim: int = Field(default=12, ge=4, description="latent channels at every pixel (course: N_dim)")
+    fusion_dim: int = Field(
+        default=192, ge=8, description="channels the generator starts from (course: D_out_dim)"
+    )
+    output: Literal["linear", "sigmoid"] = Field(
+        default="linear",
+        description="what follows the generator: nothing, or a sigmoid that keeps frames in (0, 1)",
+    )
+    posterior: Literal["target", "fed"] = Field(
+        default="target",
+        description="frame the posterior sees: the true current one, or the fed previous one",
+    )
+    batch_norm: Literal["per_step", "pooled"] = Field(
+        default="per_step",
+        description="training statistics of the label encoder's batch norm: of each time step by itself"
+        " (the course's loop), or over all steps",
+    )
+    logvar_clamp: float | None = Field(
+        default=None,
+        gt=0,
+        description="c keeps the posterior's logvar in [-c, c]; null: unbounded, as the course",
+    )
+
+
+class PoseCVAE(VideoCVAE):
+    """The course architecture (see the module's docstring).
+
+    Args:
+        config: sizes and switches.
+        condition_shape: (C, H, W) of the label images, which have the frames' size.
+
+    Raises:
+        UserError: the conditions are vectors, or the frames are smaller than 4x4.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = PoseConfig
+
+    def __init__(self, config: PoseConfig, condition_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if len(condition_shape) != 3:
+            raise UserError(
+                f"model.name: pose needs label images as conditions, not shape {condition_shape}",
+                "for vector conditions choose model.name=svg",
+            )
+        channels, height, width = condition_shape
+        if min(height, width) < MIN_SIZE:
+            raise UserError(
+                f"model.name: pose needs frames of {MIN_SIZE}x{MIN_SIZE} or more, these are {height}x{width}",
+                "set data.height and data.width",
+            )
+        self.config = config
+        frame, label, z, fusion = config.frame_dim, config.label_dim, config.z_dim, config.fusion_dim
+        # The names are those of a course checkpoint.
+        self.frame_transformation = frame_encoder(3, frame)
+        self.label_transformation = LabelEncoder(channels, label, config.batch_norm == "per_step")
+        self.Gaussian_Predictor = gaussian_head(frame + label, z)
+        self.Decoder_Fusion = fusion_net(frame + label + z, fusion)
+        self.Generator = generator(fusion, 3)
+
+    def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """One level: ``(z_dim, H, W)``."""
+        return [(self.config.z_dim, *size)]
+
+    def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
+        """Label features and, where the posterior sees the targets, its ``mu`` and ``logvar``.
+
+        Updates the batch norm's running statistics in training mode: call it once for each step.
+        """
+        label = self.label_transformation(condition)  # (B, K, label_dim, H, W)
+        features = {"label": label}
+        if targets is not None and self.config.posterior == "target":
+            frame = self.frame_transformation(targets.flatten(0, 1))
+            q = self._posterior(frame, label.flatten(0, 1))
+            B_K = label.shape[:2]
+            features |= {"mu": split_time(q.mu, B_K), "logvar": split_time(q.logvar, B_K)}
+        return features
+
+    def start(self, past: Tensor, condition: Tensor) -> State:
+        """No state: an empty tuple."""
+        return ()
+
+    def step(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """Predict one frame; the prior is N(0, I)."""
+        frame, label, z = self.frame_transformation(x_prev), features["label"], noise[0]
+        q: tuple[Gaussian, ...] = ()
+        if posterior:
+            fed = self.config.posterior == "fed"
+            level = self._posterior(frame, label) if fed else Gaussian(features["mu"], features["logvar"])
+            q, z = (level,), level.sample(z)
+        fused = self.Decoder_Fusion(torch.cat((frame, label, z.to(frame.dtype)), dim=1))
+        x_hat = at_least_float32(self.Generator(fused))
+        if self.config.output == "sigmoid":
+            x_hat = torch.sigmoid(x_hat)
+        zeros = z.new_zeros(()).expand(z.shape)
+        return Step(x_hat, q, (Gaussian(zeros, zeros),)), state
+
+    def unroll(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """All K steps as one batch of B * K: without state they do not need each other."""
+        B_K = x_prev.shape[:2]
+        flat = {name: value.flatten(0, 1) for name, value in features.items()}
+        one, state = self.step(state, x_prev.flatten(0, 1), flat, [n.flatten(0, 1) for n in noise], posterior)
+
+        def split(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
+            return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
+
+        return Step(split_time(one.x_hat, B_K), split(one.q), split(one.p)), state
+
+    def _posterior(self, frame: Tensor, label: Tensor) -> Gaussian:
+        """q(z | frame, label) from features ``[N, ...]``."""
+        head = at_least_float32(self.Gaussian_Predictor(torch.cat((frame, label), dim=1)))
+        mu, logvar = head.chunk(2, dim=1)
+        c = self.config.logvar_clamp
+        return Gaussian(mu, logvar if c is None else logvar.clamp(-c, c))
+
+
+class LabelEncoder(nn.Sequential):
+    """Label images to features; the only part of the model with batch norm.
+
+    Args:
+        in_channels: of the label images.
+        out_channels: of the features.
+        per_step: in training mode normalise each time step by its own statistics.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, per_step: bool) -> None:
+        super().__init__(
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(in_channels, out_channels // 2, 7),
+            nn.BatchNorm2d(out_channels // 2),
+            nn.Identity(),  # the course wrote LeakyReLU(True): slope 1
+            ResidualBlock(out_channels // 2, out_channels),
+        )
+        self.per_step = per_step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, K, in, H, W] -> [B, K, out, H, W]``."""
+        B_K = x.shape[:2]
+        pad, conv, norm, activation, block = self
+        y = conv(pad(x.flatten(0, 1)))
+        if self.training and self.per_step:
+            assert isinstance(norm, nn.BatchNorm2d)
+            y = batch_norm_per_step(norm, split_time(y, B_K)).flatten(0, 1)
+        else:
+            y = norm(y)
+        return split_time(block(activation(y)), B_K)
+
+
+def frame_encoder(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Frames to features (course: RGB_Encoder)."""
+    c8, c4, c2 = out_channels // 8, out_channels // 4, out_channels // 2
+    return nn.Sequential(
+        ResidualBlock(in_channels, c8),
+        DepthConvBlock(c8, c8),
+        ResidualBlock(c8, c4),
+        DepthConvBlock(c4, c4),
+        ResidualBlock(c4, c2),
+        DepthConvBlock(c2, c2),
+        nn.Conv2d(c2, out_channels, 3, padding=1),
+    )
+
+
+def gaussian_head(in_channels: int, z_dim: int) -> nn.Sequential:
+    """Features to the posterior's mu and logvar, ``2 * z_dim`` channels (course: Gaussian_Predictor)."""
+    c4, c2 = z_dim // 4, z_dim // 2
+    return nn.Sequential(
+        ResidualBlock(in_channels, c4),
+        DepthConvBlock(c4, c4),
+        ResidualBlock(c4, c2),
+        DepthConvBlock(c2, c2),
+        ResidualBlock(c2, z_dim),
+        nn.Identity(),  # the course wrote LeakyReLU(True): slope 1
+        nn.Conv2d(z_dim, 2 * z_dim, 1),
+    )
+
+
+def fusion_net(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Frame features, label features and z to what the generator draws from (course: Decoder_Fusion)."""
+    c4, c2, out2 = in_channels // 4, in_channels // 2, out_channels // 2
+    return nn.Sequential(
+        DepthConvBlock(in_channels, in_channels),
+        ResidualBlock(in_channels, c4),
+        DepthConvBlock(c4, c2),
+        ResidualBlock(c2, c2),
+        DepthConvBlock(c2, out2),
+        nn.Conv2d(out2, out_channels, 1),
+    )
+
+
+def generator(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Fused features to a frame (course: Generator)."""
+    c2, c4, c8 = in_channels // 2, in_channels // 4, in_channels // 8
+    return nn.Sequential(
+        DepthConvBlock(in_channels, in_channels),
+        ResidualBlock(in_channels, c2),
+        DepthConvBlock(c2, c2),
+        ResidualBlock(c2, c4),
+        DepthConvBlock(c4, c4),
+        ResidualBlock(c4, c8),
+        DepthConvBlock(c8, c8),
+        nn.Conv2d(c8, out_channels, 1),
+    )
+
+
+MODEL = PoseCVAE

@@ -1,0 +1,67 @@
+"""Whom a long task tells how it goes. Functions take a reporter; by default nobody listens."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .engine.fit import EpochEvent, StepEvent
+
+
+class Advance(Protocol):
+    """``advance(done, total)``: how far a task has come."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
+class Reporter(Protocol):
+    """What the API tells its caller while it works."""
+
+    def note(self, text: str) -> None:
+        """A line worth knowing."""
+
+    def warn(self, text: str) -> None:
+        """A line worth acting on."""
+
+    def task(self, description: str) -> AbstractContextManager[Advance]:
+        """A progress bar for the duration of the context."""
+
+    def training(self, epochs: int) -> AbstractContextManager[Any]:
+        """The bars of a training for the duration of the context."""
+
+    def step(self, event: StepEvent) -> None:
+        """A training step is done."""
+
+    def validating(self, done: int, total: int) -> None:
+        """Progress of a validation during training."""
+
+    def epoch(self, event: EpochEvent) -> None:
+        """A training epoch is done."""
+
+
+class Silent:
+    """Nobody listens."""
+
+    def note(self, text: str) -> None:
+        """See ``Reporter``."""
+
+    def warn(self, text: str) -> None:
+        """See ``Reporter``."""
+
+    def task(self, description: str) -> AbstractContextManager[Advance]:
+        """See ``Reporter``."""
+        return nullcontext(lambda done, total: None)
+
+    def training(self, epochs: int) -> AbstractContextManager[Any]:
+        """See ``Reporter``."""
+        return nullcontext()
+
+    def step(self, event: StepEvent) -> None:
+        """See ``Reporter``."""
+
+    def validating(self, done: int, total: int) -> None:
+        """See ``Reporter``."""
+
+    def epoch(self, event: EpochEvent) -> None:
+        """See ``Reporter``."""

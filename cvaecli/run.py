@@ -1,0 +1,275 @@
+"""A run folder: its name, its files, where its checkpoints lie. See runs/README.md for what each file holds."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .schema import RunConfig
+
+METRIC_COLUMNS = [
+    *("epoch", "step", "time", "lr", "train/loss", "train/recon", "train/kl", "train/grad_norm"),
+    *("beta", "tfr", "forced"),
+    *("val/loss", "val/recon", "val/kl", "val/psnr", "val/psnr_one_step", "val/psnr_posterior"),
+]
+STEP_COLUMNS = [
+    "step",
+    "epoch",
+    "loss",
+    "recon",
+    "kl",
+    "grad_norm",
+    "beta",
+    "tfr",
+    "forced",
+    "lr",
+    "frames_per_s",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; ``path`` exists."""
+
+    path: Path
+
+    # --- making and finding -----------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, root: Path, stem: str, name: str | None = None) -> Run:
+        """A new, empty run folder ``root/name``, or ``root/stem-001``, ``-002``... when unnamed.
+
+        Raises:
+            UserError: the name exists, or is not a plain file name.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            if name != Path(name).name or name in ("", ".", "..", "latest"):
+                raise UserError(f"--name {name!r}: must be a plain folder name other than 'latest'")
+            try:
+                (root / name).mkdir()
+            except FileExistsError:
+                raise UserError(
+                    f"{root / name}: a run of this name exists",
+                    f"choose another, or cvae train --resume {name}",
+                ) from None
+            return cls(root / name)._made()
+        taken = [
+            int(m[1])
+            for p in root.glob(f"{stem}-*")
+            if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))
+        ]
+        number = max(taken, default=0) + 1
+        while True:  # another process may take the number between the look and the making
+            try:
+                (root / f"{stem}-{number:03d}").mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return cls(root / f"{stem}-{number:03d}")._made()
+
+    def _made(self) -> Run:
+        for folder in ("checkpoints", "samples"):
+            (self.path / folder).mkdir()
+        return self
+
+    def make_latest(self) -> None:
+        """Point ``runs/latest`` at this run (where the file system has symbolic links)."""
+        link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{os.getpid()}"
+        if link.exists() and not link.is_symlink():
+            return  # somebody's own folder of that name
+        try:
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            temporary.replace(link)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    # --- small files ------------------------------------------------------------------------------
+
+    def write_config(self, config: RunConfig) -> None:
+        """Save the resolved config."""
+        write_text(self.path / "config.yaml", config.to_yaml())
+
+    def update_info(self, **values: Any) -> None:
+        """Change entries of ``run.json``."""
+        path = self.path / "run.json"
+        info = self.info()
+        info.update(values, updated=_now())
+        write_text(path, json.dumps(info, indent=2) + "\n")
+
+    def info(self) -> dict[str, Any]:
+        """``run.json``, empty where it does not exist yet."""
+        path = self.path / "run.json"
+        if not path.is_file():
+            return {}
+        try:
+            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not readable as JSON: {error}", "restore or delete the file") from None
+        return info
+
+    def add_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add an epoch's row to ``metrics.csv``; a row of the same epoch is replaced."""
+        path = self.path / "metrics.csv"
+        rows = [old for old in read_rows(path) if int(old["epoch"]) < row["epoch"]]
+        _write_rows(path, METRIC_COLUMNS, [*rows, row])
+
+    def add_step(self, row: Mapping[str, Any]) -> None:
+        """Append to ``steps.csv``."""
+        path = self.path / "steps.csv"
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, STEP_COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(_plain(row))
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows of steps and epochs that a resumed run is about to do again."""
+        for name, columns in (("steps.csv", STEP_COLUMNS), ("metrics.csv", METRIC_COLUMNS)):
+            path = self.path / name
+            if path.exists():
+                _write_rows(path, columns, [row for row in read_rows(path) if int(row["step"]) <= step])
+
+    def write_evaluation(
+        self, split: str, summary: Mapping[str, Any], per_frame: Sequence[Mapping[str, Any]]
+    ) -> Path:
+        """Save ``eval/<split>/metrics.json`` and ``per_frame.csv``; returns the folder."""
+        folder = self.path / "eval" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_rows(folder / "per_frame.csv", list(per_frame[0]), per_frame)
+        write_text(folder / "metrics.json", json.dumps(summary, indent=2) + "\n")
+        return folder
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def checkpoint_path(self, name: str) -> Path:
+        """``checkpoints/<name>.pt``."""
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def for_prediction(self) -> Path:
+        """The checkpoint to predict with: the best by validation, else the last."""
+        for name in ("best", "last", "previous"):
+            if self.checkpoint_path(name).is_file():
+                return self.checkpoint_path(name)
+        raise UserError(f"{self.path}: holds no checkpoint", "train it first, or name another run")
+
+
+def find(spec: str | Path | None, root: Path = Path("runs")) -> tuple[Run, Path]:
+    """The run and the checkpoint that RUN means.
+
+    Args:
+        spec: a run folder, a name under ``root``, a checkpoint file, ``latest``, or None for the
+            newest run under ``root`` that has a checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    if spec is None or (str(spec) == "latest" and not Path("latest").exists()):
+        newest = _newest(root)
+        return newest, newest.for_prediction()
+    path = Path(spec)
+    if path.is_file():
+        run = path.resolve().parent.parent
+        return Run(run if (run / "config.yaml").is_file() else path.resolve().parent), path
+    for folder in (path, root / path):
+        if (folder / "config.yaml").is_file():
+            return Run(folder), Run(folder).for_prediction()
+    names = sorted(p.parent.name for p in root.glob("*/config.yaml") if not p.parent.is_symlink())
+    there = f"runs here: {', '.join(names[:8])}" if names else f"there are no runs under {root}/ yet"
+    raise UserError(f"{spec}: no such run", there)
+
+
+def _newest(root: Path) -> Run:
+    found = [p for p in root.glob("*/checkpoints/*.pt") if not p.parent.parent.is_symlink()]
+    if not found:
+        raise UserError(
+            f"no run with a checkpoint under {root}/", "train one first: cvae train --config quickstart"
+        )
+    return Run(max(found, key=lambda p: p.stat().st_mtime).parent.parent)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, machine and git state for ``run.json``."""
+    from importlib.metadata import version
+
+    return {
+        "versions": {
+            "cvae": version("cvae"),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "platform": platform.platform(),
+        },
+        "git": _git_state(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": _now(),
+    }
+
+
+def _git_state() -> str | None:
+    """Commit of the working folder, with ``+changes`` where it is not clean; None outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one move: a crash leaves the old one or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a CSV file; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return list(csv.DictReader(lines))
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(_plain(row) for row in rows)
+    temporary.replace(path)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers short enough to read and long enough to compare; None as an empty cell."""
+    return {
+        key: "" if value is None else f"{value:.8g}" if isinstance(value, float) else value
+        for key, value in row.items()
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,106 @@
+"""What changes over training: beta, the teacher-forcing ratio and its coin, the learning rate.
+
+All are pure functions of the step and the epoch (both counted from 0), so that a resumed run, a plot
+and a test see the same numbers as the training loop.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+
+import torch
+
+from .schema import KLConfig, OptimConfig, TeacherForcingConfig
+from .seeding import stream
+
+
+def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) -> float:
+    """KL weight at a step of an epoch, without the constant ``kl.weight`` (Fu et al. 2019, section 3).
+
+    With T units in all (steps or epochs) and M cycles of length P = T / M, tau = (t mod P) / P:
+    ``start + (stop - start) * ramp(min(tau / ratio, 1))``. Monotonic is one cycle that never restarts.
+    """
+    if kl.values is not None:
+        return _listed(kl.values, kl.repeat_from, epoch)
+    if kl.schedule == "none":
+        return kl.stop
+    t, total = (epoch, epochs) if kl.unit == "epoch" else (step, total_steps)
+    cycles = kl.cycles if kl.schedule == "cyclical" else 1
+    period = kl.period or total / cycles
+    # The position in the cycle is taken from whole units where the period is whole: (t / P) mod 1
+    # would put the first unit of a cycle at 0.999... now and then.
+    position = math.fmod(t, period) if kl.schedule == "cyclical" else float(t)
+    if kl.schedule == "cyclical" and math.isclose(position, period):
+        position = 0.0
+    progress = min(position / period / kl.ratio, 1.0)
+    return kl.start + (kl.stop - kl.start) * _ramp(kl.ramp, progress)
+
+
+def _listed(values: list[float], repeat_from: int | None, epoch: int) -> float:
+    if epoch < len(values):
+        return values[epoch]
+    if repeat_from is None:
+        return values[-1]
+    return values[repeat_from + (epoch - len(values)) % (len(values) - repeat_from)]
+
+
+def _ramp(shape: str, x: float) -> float:
+    """A ramp from exactly 0 at x = 0 to exactly 1 at x = 1."""
+    if shape == "cosine":
+        return 0.5 * (1.0 - math.cos(math.pi * x))
+    if shape == "sigmoid":
+        # Logistic over [-6, 6], stretched so that both ends are reached.
+        low, high = 1 / (1 + math.exp(6)), 1 / (1 + math.exp(-6))
+        return (1 / (1 + math.exp(-12 * (x - 0.5))) - low) / (high - low)
+    return x
+
+
+def tfr(forcing: TeacherForcingConfig, epoch: int) -> float:
+    """Teacher-forcing ratio of an epoch.
+
+    From ``decay_start`` on the ratio has fallen by ``decay`` once more at every epoch that is a
+    multiple of ``every``, never below ``floor``; a ratio that starts below the floor stays.
+    """
+    falls = 0
+    if epoch >= forcing.decay_start:
+        falls = epoch // forcing.every - math.ceil(forcing.decay_start / forcing.every) + 1
+    lowest = min(forcing.floor, forcing.ratio)
+    # Rounded: 1.0 - 10 * 0.1 is to be 0, not 1e-16.
+    return max(round(forcing.ratio - falls * forcing.decay, 10), lowest)
+
+
+def forced(forcing: TeacherForcingConfig, seed: int, step: int, epoch: int, *, time_steps: int) -> list[bool]:
+    """Which of a batch's time steps are teacher-forced: the coin of ``forcing.coin``.
+
+    The coin is a function of the seed and the epoch (or step), not of a consumed generator.
+
+    Returns:
+        ``time_steps`` flags; all equal unless a coin is tossed for every step.
+    """
+    ratio = tfr(forcing, epoch)
+    if ratio in (0.0, 1.0):
+        return [ratio == 1.0] * time_steps
+    toss = epoch if forcing.coin == "epoch" else step
+    coins = torch.rand(time_steps, generator=stream(seed, "coin", toss))
+    if forcing.coin != "step":
+        return [bool(coins[0] < ratio)] * time_steps
+    return [bool(coin < ratio) for coin in coins]
+
+
+def learning_rate(optim: OptimConfig, step: int, epoch: int, *, total_steps: int) -> float:
+    """Learning rate of a step: linear warm-up times constant, MultiStep or cosine decay.
+
+    Cosine runs from ``lr`` after the warm-up to ``min_lr`` at the last step (Loshchilov & Hutter
+    2017, without restarts).
+    """
+    warm = min((step + 1) / (optim.warmup_steps + 1), 1.0)
+    if optim.schedule == "multistep":
+        falls = bisect.bisect_right(sorted(optim.milestones), epoch)
+        return warm * optim.lr * optim.gamma**falls
+    if optim.schedule == "cosine":
+        span = max(total_steps - 1 - optim.warmup_steps, 1)
+        progress = min(max(step - optim.warmup_steps, 0) / span, 1.0)
+        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return warm * (optim.min_lr + (optim.lr - optim.min_lr) * cosine)
+    return warm * optim.lr

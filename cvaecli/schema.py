@@ -1,0 +1,268 @@
+"""The schema of a run config: eight sections, every key with its default and its meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys, NaN and infinity are refused; values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=False,
+    )
+
+
+class DataConfig(Section):
+    """Which clips, at which size."""
+
+    kind: Literal["dance"] = "dance"
+    """Layout of the data: ``dance`` (frames and label images in train/val/test folders)."""
+    root: Path | None = None
+    """Folder of the data set. Without one, the built-in synthetic set serves."""
+    height: Annotated[int, Field(ge=8, le=4096)] = 32
+    """Frame height in pixels after resizing."""
+    width: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Frame width in pixels after resizing."""
+    n_past: Positive = 1
+    """True frames given at the start of a rollout."""
+    n_future: Positive | None = None
+    """Frames predicted in an evaluation; all that the clip has when unset (val_vi_len - n_past)."""
+    cuts: Literal["auto", "none"] = "auto"
+    """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
+    partial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training frames used, from the start of each clip (partial)."""
+
+
+class AugmentConfig(Section):
+    """One random change per training sample, the same for all its frames and label images."""
+
+    flip: Fraction = 0.0
+    """Probability of a horizontal flip. Labels are flipped as pictures: left and right sticks swap sides."""
+    shift: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    """Largest shift in pixels, [vertical, horizontal], uniform; frames are continued at the border."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of size: the factor is drawn from [1 - zoom, 1 + zoom]."""
+
+
+class TrainConfig(Section):
+    """How long and on what batches."""
+
+    epochs: Positive = 50
+    """Epochs; with steps_per_epoch the length that every schedule refers to."""
+    steps_per_epoch: Positive | None = None
+    """Optimiser steps an epoch; one pass over the windows (or over the frames, for pairs) when unset."""
+    max_steps: Positive | None = None
+    """Stop after this many steps in all; no schedule knows of it."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after this many minutes of training in all, resumed time counted; no schedule knows of it."""
+    batch_size: Positive = 2
+    """Windows (or pairs) a step."""
+    window: Annotated[int, Field(ge=2)] = 16
+    """Frames a training window, given ones included (train_vi_len)."""
+    stride: Positive | None = None
+    """Distance between window starts; the window's length (no overlap) when unset."""
+    shuffle: bool = True
+    """Draw windows in random order with a random offset each epoch; the course template does neither."""
+    save_every: Annotated[int, Field(ge=0)] = 0
+    """Keep a numbered checkpoint every so many epochs; 0 keeps last, previous and best only."""
+    save_minutes: Annotated[float, Field(gt=0)] = 5.0
+    """Also save a checkpoint to resume from within long epochs, every so many minutes."""
+    log_every: Positive = 10
+    """Steps between two rows of steps.csv; losses are fetched from the device only then."""
+    recon: Literal["mse", "l1", "optimal_sigma"] = "mse"
+    """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
+    likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
+    time_reduction: Literal["sum", "mean"] = "sum"
+    """Sum (course) or mean of the steps' losses."""
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient over all parameters."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which then is what is evaluated and kept."""
+    fast_epochs: Annotated[int, Field(ge=0)] = 0
+    """The first so many epochs use only ``fast_partial`` of the windows (fast_train_epoch)."""
+    fast_partial: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of the training frames in those epochs, from the start of the set (fast_partial)."""
+    interpolate_every: Annotated[int, Field(ge=0)] = 0
+    """Blend the weights with the initial ones by their cosine similarity every so many epochs; 0: never."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of the training pictures."""
+
+
+class KLConfig(Section):
+    """The KL term: its weight schedule (beta), scale and reduction."""
+
+    schedule: Literal["none", "monotonic", "cyclical", "values"] = "cyclical"
+    """none: beta = stop throughout. monotonic: one ramp, then hold. cyclical: cycles of ramp and hold
+    (Fu et al. 2019). values: an explicit list, one beta an epoch."""
+    start: Annotated[float, Field(ge=0)] = 0.0
+    """beta at the start of a ramp."""
+    stop: Annotated[float, Field(ge=0)] = 1.0
+    """beta at the end of a ramp."""
+    cycles: Positive = 4
+    """Number of cycles of ``cyclical``."""
+    period: Annotated[float, Field(gt=0)] | None = None
+    """Length of a cycle (of the one ramp and hold, for monotonic) in units; overrides cycles."""
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a cycle spent on its ramp."""
+    ramp: Literal["linear", "cosine", "sigmoid"] = "linear"
+    """Shape of the ramp."""
+    unit: Literal["step", "epoch"] = "step"
+    """beta moves with every step, or stays for a whole epoch."""
+    values: list[Annotated[float, Field(ge=0)]] | None = None
+    """beta of each epoch for ``values``."""
+    repeat_from: Annotated[int, Field(ge=0)] | None = None
+    """After the last of ``values``, start again at this index; when unset the last value is held."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Constant factor beside beta (SVG: 1e-4)."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Sum over all latent dimensions and pixels (course: nats per frame), or their mean."""
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
+    """KL below so many nats per frame is not penalised (Kingma et al. 2016)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KLConfig:
+        if (self.schedule == "values") != (self.values is not None):
+            raise ValueError("schedule: values and the list kl.values go together; set both or neither")
+        if self.values is not None and not self.values:
+            raise ValueError("values: needs at least one number")
+        if self.repeat_from is not None and (self.values is None or self.repeat_from >= len(self.values)):
+            raise ValueError("repeat_from: must be an index into kl.values")
+        return self
+
+
+class TeacherForcingConfig(Section):
+    """What a training step is fed: the true previous frame (forced) or the model's own prediction."""
+
+    ratio: Fraction = 0.0
+    """Ratio at the start (tfr)."""
+    decay_start: Annotated[int, Field(ge=0)] = 0
+    """First epoch at whose start the ratio has fallen (tfr_sde)."""
+    decay: Fraction = 0.0
+    """Fall of the ratio at each decay (tfr_d_step)."""
+    every: Positive = 1
+    """The ratio falls only at epochs that are multiples of this number."""
+    floor: Fraction = 0.0
+    """The ratio falls no lower; a ratio that starts below stays where it is."""
+    coin: Literal["epoch", "batch", "step"] = "epoch"
+    """The ratio is the chance of being forced; tossed once an epoch (course), a batch or a step."""
+    mode: Literal["replace", "blend"] = "replace"
+    """Forced steps are fed the true frame, or the blend ratio * true + (1 - ratio) * predicted."""
+    detach: Literal["off", "on", "unforced"] = "off"
+    """Stop gradients at the fed-back prediction: never, always, or only where no true frame is blended in."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of normal noise added to the fed-back frame, in units of the data range 1."""
+
+    @field_validator("detach", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+class OptimConfig(Section):
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimiser."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate (peak)."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Averages of Adam and AdamW."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay (decoupled for AdamW)."""
+    schedule: Literal["constant", "multistep", "cosine"] = "multistep"
+    """constant; multistep: times gamma at each milestone; cosine: from lr to min_lr over all steps."""
+    milestones: list[Annotated[int, Field(ge=0)]] = [2, 5]
+    """Epochs at which multistep falls."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of multistep."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Where cosine ends."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up from 0, for every schedule."""
+
+
+class EvalConfig(Section):
+    """Free-running validation."""
+
+    every: Annotated[int, Field(ge=0)] = 1
+    """Epochs between validations during training; 0: only at the end."""
+    frames: Positive | None = None
+    """Predicted frames of each clip in validations *during* training; all when unset."""
+    clips: Positive | None = None
+    """Clips in validations during training; all when unset."""
+    samples: Positive = 1
+    """Samples a clip, with mean and best reported."""
+    prior: Literal["sample", "mean"] = "sample"
+    """z drawn from the prior, or its mean."""
+    batch_size: Positive = 8
+    """Clips rolled out together."""
+    chunk: Positive = 64
+    """Steps encoded together (parallel models: predicted together); bounds memory, never results."""
+    sample_strips: bool = True
+    """Write a strip of truth, rollout and label at every validation."""
+
+
+class RuntimeConfig(Section):
+    """The machine; nothing here changes what is computed beyond rounding."""
+
+    device: str = "auto"
+    """auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32."""
+    compile: Literal["off", "on"] = "off"
+    """torch.compile of the model; costs a minute or more before the first step."""
+    deterministic: bool = False
+    """Only deterministic kernels; slower on CUDA."""
+    threads: Positive | None = None
+    """CPU threads; PyTorch's choice when unset."""
+
+
+class RunConfig(Section):
+    """Everything a run depends on."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    """Seed of weights, batch order, noise and coins."""
+    data: DataConfig = DataConfig()
+    model: SerializeAsAny[BaseModel]
+    train: TrainConfig = TrainConfig()
+    kl: KLConfig = KLConfig()
+    teacher_forcing: TeacherForcingConfig | None = None
+    """Absent for models that predict all frames at once: it means nothing there."""
+    optim: OptimConfig = OptimConfig()
+    eval: EvalConfig = EvalConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.train.window <= self.data.n_past:
+            raise ValueError(
+                f"train.window ({self.train.window}) must be larger than data.n_past ({self.data.n_past})"
+            )
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The model's name."""
+        return str(getattr(self.model, "name"))  # noqa: B009  (a field of every model's own schema)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for YAML or JSON."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved config; ``config.load`` reads it back to an equal config."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,49 @@
+"""Random numbers as functions of what they are for, not of a generator consumed on the way.
+
+A stream is named by the run's seed and a few integers (a purpose, an epoch, a clip, a frame). That
+makes resuming exact and lets chunking, batching and several devices agree by construction.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def stream(seed: int, purpose: str, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for one purpose, e.g. ``stream(seed, "order", epoch)``."""
+    words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *index]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def frame_noise(
+    seed: int, clips: Sequence[str], frames: range, shapes: Sequence[tuple[int, ...]], sample: int = 0
+) -> list[Tensor]:
+    """Standard normal noise of a rollout, a function of (seed, sample, clip, frame, level).
+
+    Args:
+        clips: one name per batch row.
+        frames: the frame numbers wanted.
+        shapes: shape of one frame's noise per latent level.
+
+    Returns:
+        One tensor ``[B, K, *shape]`` per level, float32 on the CPU.
+    """
+    return [
+        torch.stack(
+            [
+                torch.stack([_one(seed, sample, clip, frame, level, shape) for frame in frames])
+                for clip in clips
+            ]
+        )
+        for level, shape in enumerate(shapes)
+    ]
+
+
+def _one(seed: int, sample: int, clip: str, frame: int, level: int, shape: tuple[int, ...]) -> Tensor:
+    generator = stream(seed, "rollout", sample, zlib.crc32(clip.encode()), frame, level)
+    return torch.randn(shape, generator=generator)
