@@ -87,6 +87,15 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_foreign(path: Path) -> bool:
+    """True for a file of tensors that this tool did not write (a course checkpoint, perhaps)."""
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except (UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        return True  # whoever reads it next says what is wrong with it
+    return not (isinstance(content, dict) and "format" in content)
+
+
 def config_of(checkpoint: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """The config a checkpoint was trained with, with overrides."""
     return from_dict(parse_yaml(checkpoint["config"], "checkpoint"), overrides, where="the run's config")

@@ -147,7 +147,7 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
 
 
 def _with_model(raw: dict[str, Any]) -> dict[str, Any]:
-    """``model`` validated by the schema of the model it names, and ``teacher_forcing`` as that model needs."""
+    """``model`` by the schema of the model it names, ``teacher_forcing`` as that model needs it."""
     from . import models  # imports torch: only when a config is really loaded
 
     section = raw.get("model")

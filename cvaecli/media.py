@@ -260,12 +260,19 @@ def _write_mp4(frames: Iterator[Frame], part: Path, options: _Options) -> int:
             try:
                 encoder.send(np.ascontiguousarray(frame))
             except OSError as error:
-                raise CvaeError(f"ffmpeg failed at frame {count}: {error}") from error
+                raise CvaeError(f"ffmpeg failed at frame {count}: {str(error).splitlines()[0]}") from error
             count += 1
     finally:
         encoder.close()
-    if part.stat().st_size == 0:
-        raise CvaeError("ffmpeg wrote nothing", "is there space on the disk? or write a .gif")
+    # A failure while closing the file is not told otherwise; counting does not decode
+    try:
+        written, _ = imageio_ffmpeg.count_frames_and_secs(str(part))
+    except RuntimeError:
+        written = 0
+    if written != count:
+        raise CvaeError(
+            f"ffmpeg stored {written} of {count} frames", "is there space on the disk? or write a .gif"
+        )
     return count
 
 

@@ -35,6 +35,18 @@ _COMPANIONS: list[_Curve] = [
     ("psnr_one_step", "one step", {"color": figures.COLOURS[1], "linewidth": 0.8}),
     *_BASELINES,
 ]
+# What must agree before decibels are compared; device, seed and checkpoint may differ
+_PROTOCOL = (
+    "split",
+    "n_past",
+    "n_future",
+    "samples",
+    "prior",
+    "batch_norm",
+    "psnr",
+    "frame_size",
+    "data_fingerprint",
+)
 
 
 def psnr_figure(request: Request) -> Figure:
@@ -131,8 +143,8 @@ def _protocols(runs: Sequence[Run], split: str, tables: Sequence[dict[str, Array
         words.append(f"prior {protocol['prior']}")
     if "samples" in protocol:
         words.append(f"n = {protocol['samples']}")
-    keys = sorted({key for each in found for key in each if "checkpoint" not in key})
-    differ = [key for key in keys if any(each.get(key) != protocol.get(key) for each in found)]
+    known = [each for each in found if each]
+    differ = [key for key in _PROTOCOL if any(each.get(key) != known[0].get(key) for each in known)]
     return ", ".join(words) + (f"; PROTOCOLS DIFFER: {', '.join(differ)}" if differ else "")
 
 

@@ -1,4 +1,4 @@
-"""A run folder: its name, its files, where its checkpoints lie. See runs/README.md for what each file holds."""
+"""A run folder: its name, its files, where its checkpoints lie; runs/README.md says what each holds."""
 
 from __future__ import annotations
 

@@ -59,6 +59,8 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """How long and on what batches."""
 
+    init: Path | None = None
+    """Weights to start from: a run's checkpoint, or a course checkpoint (.ckpt) for the pose model."""
     epochs: Positive = 50
     """Epochs; with steps_per_epoch the length that every schedule refers to."""
     steps_per_epoch: Positive | None = None

@@ -136,6 +136,16 @@ def test_mp4_without_ffmpeg_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("n", [1, 3000])
+def test_mp4_that_ffmpeg_could_not_write_is_an_error(
+    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "_H264", ["-crf", "nonsense", "-f", "mp4"])
+    with pytest.raises(CvaeError, match="ffmpeg") as caught:
+        media.write(video(n), tmp_path / "x.mp4")
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
 def test_npz_is_exact(tmp_path: Path) -> None:
     assert media.write(video(11, 5, 7), tmp_path / "x.npz", scale=2) == 11
     with np.load(tmp_path / "x.npz") as archive:

@@ -15,6 +15,8 @@ from ..data.clip import VideoData
 from ..engine.device import Device, prepare
 from ..errors import UserError
 from ..models.base import VideoCVAE
+from ..models.course import load_course_checkpoint
+from ..models.pose import PoseCVAE
 from ..reporter import Reporter
 from ..run import Run, find
 from ..schema import RunConfig
@@ -53,6 +55,30 @@ def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
         return models.load(config.model_name)(config.model, tuple(condition_shape))
 
 
+def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> None:
+    """Put the weights of a run's checkpoint, or of a course checkpoint, into a fresh model.
+
+    Raises:
+        UserError: the file is neither, or does not fit the model.
+    """
+    if isinstance(model, PoseCVAE) and checkpoints.is_foreign(path):
+        found = load_course_checkpoint(path, model.config)
+        for note in found.notes:
+            reporter.note(note)
+        weights = found.state_dict
+    else:
+        weights = checkpoints.load(path)["model"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(
+            f"train.init: {path}: does not fit this model: {fault}",
+            "use the model section it was trained with",
+        ) from None
+    reporter.note(f"starting from the weights of {path}")
+
+
 class Opened(NamedTuple):
     """A trained model on its device, in evaluation mode, with what it came from."""
 
@@ -87,5 +113,5 @@ def refuse_overrides(overrides: Sequence[str], allowed: tuple[str, ...]) -> None
         if not override.startswith(allowed):
             raise UserError(
                 f"{override.partition('=')[0]}: belongs to the training and cannot be changed here",
-                f"what can: {', '.join(prefix + '*' if prefix.endswith('.') else prefix for prefix in allowed)}",
+                f"what can: {', '.join(p + '*' if p.endswith('.') else p for p in allowed)}",
             )

@@ -107,7 +107,7 @@ def _length(clip: Clip, frames: int | None, config: RunConfig) -> int:
         return clip.n_steps if limit is None else min(clip.n_steps, n_past + limit)
     if not n_past < frames <= clip.n_steps:
         raise UserError(
-            f"--frames {frames}: {clip.name} has conditions for {clip.n_steps} frames, {n_past} of them given",
+            f"--frames {frames}: {clip.name} has conditions for {clip.n_steps} frames, {n_past} given",
             f"choose {n_past + 1} to {clip.n_steps}",
         )
     return frames

@@ -19,7 +19,7 @@ from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment, find
 from ..schema import RunConfig
 from ..signals import InterruptedRun, Interruption
-from .joining import RUNS, build_model, load_data, refuse_overrides
+from .joining import RUNS, build_model, load_data, load_initial_weights, refuse_overrides
 from .validation import save_strip, validate
 
 
@@ -49,7 +49,7 @@ def train(
     reporter = reporter or Silent()
     device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), reporter)
-    trainer = _trainer(config, data, device)
+    trainer = _trainer(config, data, device, reporter)
     run = Run.create(runs, stem or config.model_name, name)
     run.write_config(config)
     run.update_info(
@@ -92,7 +92,7 @@ def resume(
             f"was {saved['data_fingerprint']})",
             "restore them, or start a new run",
         )
-    trainer = _trainer(config, data, device)
+    trainer = _trainer(config, data, device, reporter)
     trainer.load_state_dict(saved["trainer"], saved["model"])
     home.forget_after(trainer.step)
     home.write_config(config)
@@ -107,9 +107,11 @@ def resume(
     return _fit(home, trainer, data, reporter)
 
 
-def _trainer(config: RunConfig, data: VideoData, device: Device) -> Trainer:
+def _trainer(config: RunConfig, data: VideoData, device: Device, reporter: Reporter) -> Trainer:
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
+    if config.train.init is not None:
+        load_initial_weights(model, config.train.init, reporter)
     return Trainer(model, config, device, train_clips, data.splits["val"])
 
 
@@ -203,7 +205,7 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
     reporter = reporter or Silent()
     device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), reporter)
-    trainer = _trainer(config, data, device)
+    trainer = _trainer(config, data, device, reporter)
     total = trainer.total_steps
     times = []
     for event in itertools.islice(trainer.events(), 3):

@@ -27,7 +27,8 @@ def plot(
     kind: Annotated[
         Kind,
         typer.Argument(
-            help="psnr: per frame. epochs: validation PSNR per epoch with tfr and beta. loss, beta, tfr, kl: over training."
+            help="psnr: per frame. epochs: validation PSNR per epoch with tfr and beta. "
+            "loss, beta, tfr, kl: over training. all: every figure."
         ),
     ],
     runs: Annotated[

@@ -52,7 +52,8 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         rows.insert(1, ["rollout, best sample of each clip", _dB(metrics["psnr_best_of_samples"]), ""])
     console.table(f"{title}, {prior}", ["", "PSNR dB", "SSIM"], rows)
     console.result(
-        f"KL {metrics['kl']:.3f} nats a frame; posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB"
+        f"KL {metrics['kl']:.3f} nats a frame; "
+        f"posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB"
     )
 
 

@@ -68,7 +68,8 @@ class Writer:
 
     def array(self, name: str, shape: Sequence[int], dtype: str = "uint8") -> npt.NDArray[Any]:
         """A new array of zeros in a file of its own; what is written into it goes to the disk."""
-        made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
+        with _told(self._path):
+            made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
         self._arrays[name] = made
         return np.asarray(made)
 
@@ -111,6 +112,18 @@ class Writer:
 
 
 @contextlib.contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """Tells a failure to write as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise CvaeError(
+            f"{place}: the cache cannot be written there ({error.strerror})",
+            "set CVAE_CACHE to a folder of yours",
+        ) from None
+
+
+@contextlib.contextmanager
 def writer(key: str, nbytes: int) -> Iterator[Writer]:
     """Writes the entry ``key``: it appears when the block ends, or not at all if the block raises.
 
@@ -122,15 +135,10 @@ def writer(key: str, nbytes: int) -> Iterator[Writer]:
         CvaeError: the cache folder cannot be written or is too small.
     """
     home = folder()
-    try:
+    with _told(home):
         home.mkdir(parents=True, exist_ok=True)
         _tidy(home)
         path = Path(tempfile.mkdtemp(prefix=f"tmp-{key[:8]}-", dir=home))
-    except OSError as error:
-        raise CvaeError(
-            f"{home}: the cache cannot be written there ({error.strerror})",
-            "set CVAE_CACHE to a folder of yours",
-        ) from None
     try:
         free = shutil.disk_usage(home).free
         if free < nbytes + _CHUNK:
@@ -140,8 +148,9 @@ def writer(key: str, nbytes: int) -> Iterator[Writer]:
             )
         entry = Writer(path)
         yield entry
-        entry.close()
-        _publish(path, home / key)
+        with _told(home):
+            entry.close()
+            _publish(path, home / key)
     finally:
         shutil.rmtree(path, ignore_errors=True)  # gone already when it was renamed
 

@@ -142,7 +142,7 @@ class Dance:
         inner = [Path(entry.path) for entry in entries(self.root, self.root, faults) if entry.is_dir()]
         if faults:
             return faults[0]
-        like = [path for path in inner if any((path / name).is_dir() for name in FOLDERS)]
+        like = [path for path in inner if any(os.path.isdir(path / name) for name in FOLDERS)]  # noqa: PTH112
         if len(like) == 1:
             return f"{self.root}: no train, val or test folder here; did you mean {like[0]}?"
         if any(path.name in ("train_img", "val_img", "test_img") for path in inner):
@@ -177,11 +177,11 @@ class Dance:
     def _list_test(self) -> None:
         base = self.root / "test"
         images, labels = (self._sequences(base / name) for name in ("test_img", "test_label"))
+        if images is None or labels is None:
+            return
         truth: dict[str, Path] = {}
         for place in (self.root / "test_ground_truth", base / "test_ground_truth"):
             truth |= (self._sequences(place) or {}) if place.is_dir() else {}
-        if images is None or labels is None:
-            return
         for name in sorted(images.keys() | labels.keys() | truth.keys(), key=_natural):
             if name not in images or name not in labels:
                 have = relative(images.get(name) or labels.get(name) or truth[name], self.root)

@@ -74,47 +74,49 @@ class Sampler:
     """Draws the batches of an epoch.
 
     ``windows``: runs of ``window`` consecutive frames, their starts ``stride`` apart; shuffled, each
-    start also moves forward at random by less than a stride. ``pairs``: ``window`` frames of one clip,
-    the last one passing over all frames once an epoch, the others anywhere in the same clip.
+    start also moves forward at random by less than a stride. ``pairs``: the same with the given frames
+    taken from anywhere in the clip and only the others consecutive; ``window`` 2 is one pair.
     No batch holds frames of two clips in one row. The last incomplete batch is dropped.
     """
 
     def __init__(
-        self, lengths: Sequence[int], train: TrainConfig, sampling: str, seed: int, partial: float = 1.0
+        self,
+        lengths: Sequence[int],
+        train: TrainConfig,
+        sampling: str,
+        seed: int,
+        partial: float = 1.0,
+        n_past: int = 1,
     ) -> None:
         """``lengths`` are the clips' frame counts; ``partial`` is ``data.partial``.
 
         Raises:
             UserError: too few frames for one batch.
         """
-        self._train, self._sampling, self._seed = train, sampling, seed
+        self._train, self._seed = train, seed
+        self._free = n_past if sampling == "pairs" else 0  # frames of a row from anywhere in the clip
+        self._run = train.window - self._free  # consecutive frames of a row
         self._all = self._places(_first_frames(lengths, partial))
         fast = partial * train.fast_partial
         self._fast = self._places(_first_frames(lengths, fast)) if train.fast_epochs else self._all
         for places in (self._all, self._fast):
-            if len(places) < train.batch_size and train.steps_per_epoch is None:
-                kind = "windows" if sampling == "windows" else "frames"
+            if len(places) < (train.batch_size if train.steps_per_epoch is None else 1):
                 raise UserError(
-                    f"train.batch_size: {train.batch_size}, but the training clips give only {len(places)} "
-                    f"{kind} of train.window={train.window}",
+                    f"train.batch_size: {train.batch_size}, but the training clips hold only {len(places)} "
+                    f"runs of {self._run} frames",
                     "lower train.batch_size or train.window, or raise data.partial",
                 )
-            if not len(places):
-                raise UserError(f"train.window: {train.window} frames, longer than every training clip")
 
     def _places(self, lengths: Sequence[int]) -> np.ndarray:
-        """``[N, 3]``: clip, first possible start, last possible start (windows); clip, frame, clip length."""
-        rows: list[tuple[int, int, int]] = []
-        window, stride = self._train.window, self._train.stride or self._train.window
+        """``[N, 4]``: clip, first and last possible start of a run, length of the clip."""
+        rows: list[tuple[int, int, int, int]] = []
+        stride = self._train.stride or self._run
         for clip, length in enumerate(lengths):
-            if length < window:
-                continue
-            if self._sampling == "pairs":
-                rows += [(clip, frame, length) for frame in range(length)]
-            else:
-                last = length - window
-                rows += [(clip, start, min(start + stride - 1, last)) for start in range(0, last + 1, stride)]
-        return np.array(rows, dtype=np.int64).reshape(-1, 3)
+            last = length - self._run
+            rows += [
+                (clip, start, min(start + stride - 1, last), length) for start in range(0, last + 1, stride)
+            ]
+        return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     def steps(self, epoch: int) -> int:
         """Optimiser steps of an epoch."""
@@ -138,16 +140,14 @@ class Sampler:
         return permutation
 
     def _draw(self, rows: np.ndarray, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        clip, low, high = torch.from_numpy(rows).unbind(1)
+        clip, low, high, length = torch.from_numpy(rows).unbind(1)
         generator = stream(self._seed, "draw", epoch, step)
-        T = self._train.window
-        if self._sampling == "pairs":
-            others = torch.rand(len(rows), T - 1, generator=generator) * high[:, None]
-            return clip, torch.cat([others.long(), low[:, None]], 1)
         start = low
         if self._train.shuffle:
             start = low + (torch.rand(len(rows), generator=generator) * (high - low + 1)).long()
-        return clip, start[:, None] + torch.arange(T)
+        run = start[:, None] + torch.arange(self._run)
+        anywhere = (torch.rand(len(rows), self._free, generator=generator) * length[:, None]).long()
+        return clip, torch.cat([anywhere, run], 1)
 
 
 def _first_frames(lengths: Sequence[int], share: float) -> list[int]:

@@ -49,7 +49,7 @@ class ClipScore:
     repeat_last_past: np.ndarray  # [n] dB
     mean_frame: np.ndarray  # [n] dB
     strip: dict[str, np.ndarray] = field(default_factory=dict)
-    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, rollout and, where conditions are pictures, condition."""
+    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, rollout and, if it is a picture, condition."""
     strip_frames: list[int] = field(default_factory=list)
 
     @property

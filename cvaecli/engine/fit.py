@@ -77,7 +77,12 @@ class Trainer:
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
         self.optimizer = _optimizer(self.model, config)
         self.sampler = Sampler(
-            [clip.n_frames for clip in train], config.train, model.sampling, config.seed, config.data.partial
+            [clip.n_frames for clip in train],
+            config.train,
+            model.sampling,
+            config.seed,
+            config.data.partial,
+            config.data.n_past,
         )
         self.frames = Frames(train, device)
         self.step = self.epoch = self.step_in_epoch = 0
@@ -338,13 +343,14 @@ class Trainer:
             name for name in ("recon", "kl", "loss", "grad_norm") if not values[TERMS.index(name)].isfinite()
         )
         hints = {
-            "recon": "the prediction blew up: lower optim.lr, lower train.grad_clip, or use model.output=sigmoid",
+            "recon": "the prediction blew up: lower optim.lr or train.grad_clip, or use a sigmoid output",
             "kl": "the posterior's variance blew up: set model.logvar_clamp, lower optim.lr or kl.weight",
             "loss": "lower kl.weight or optim.lr",
             "grad_norm": "the gradient blew up: lower optim.lr, or set teacher_forcing.detach=on",
         }
         raise CvaeError(
-            f"training stopped: {term} is {float(values[TERMS.index(term)])} at step {step + 1} (epoch {self.epoch})",
+            f"training stopped at step {step + 1} (epoch {self.epoch}): "
+            f"{term} is {float(values[TERMS.index(term)])}",
             hints[term] + "; the last checkpoint is good",
         )
 

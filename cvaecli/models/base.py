@@ -64,8 +64,8 @@ class VideoCVAE(nn.Module, ABC):
     parallel: ClassVar[bool] = False
     """True where no step needs an earlier prediction: all steps go through ``unroll`` at once."""
     sampling: ClassVar[str] = "windows"
-    """How training batches are drawn: ``windows`` of consecutive frames, or ``pairs`` of one clip
-    (the first ``n_past`` frames given, the others to predict, any distance apart)."""
+    """How training batches are drawn: ``windows`` of consecutive frames, or ``pairs``, where the given
+    frames come from anywhere in the clip and only the frames to predict are consecutive."""
 
     @abstractmethod
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:

@@ -1,0 +1,286 @@
+"""Pose-guided image synthesis as a CVAE: the first frame and its label drive every predicted frame.
+
+- predictions do not depend on each other: no drift, no unrolling, all steps in one batch
+- trained on random (reference, target) pairs of a clip: consecutive frames nearly agree, so a model
+  trained on them learns to copy; frames far apart force it to read the pose
+- U-Net over (reference frame, its label, target label), attention at the coarsest level, where a limb's
+  old and new place are few cells apart; any frame size, padded to a multiple of the coarsest cell
+- gated output ``m * reference + (1 - m) * generated``: the still background is carried over
+- latent map at the coarsest level; prior learned from the condition or N(0, I)
+
+After Balakrishnan et al. 2018, "Synthesizing Images of Humans in Unseen Poses"; conditional prior after
+Sohn et al. 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
+from .layers import at_least_float32, split_time
+
+HEAD_WIDTH = 32  # channels of an attention head
+LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
+
+
+class UNetConfig(ModelConfig):
+    """Sizes of the U-Net."""
+
+    widths: list[int] = Field(
+        default=[32, 64, 128, 256], min_length=2, description="channels of each level; each halves H and W"
+    )
+    encoder_blocks: list[int] = Field(
+        default=[0, 1, 2, 2], description="residual blocks of each level on the way down"
+    )
+    decoder_blocks: list[int] = Field(
+        default=[1, 2, 2], description="residual blocks on the way up, finest level first"
+    )
+    z_dim: int = Field(default=4, ge=1, description="latent channels at every cell of the coarsest level")
+    prior: Literal["learned", "standard"] = Field(
+        default="learned", description="prior of z: a Gaussian read from the condition, or N(0, I)"
+    )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> UNetConfig:
+        levels = len(self.widths)
+        if any(width < 16 or width % 16 for width in self.widths):
+            raise ValueError("widths: must be multiples of 16 (the groups of the group norm)")
+        if len(self.encoder_blocks) != levels or len(self.decoder_blocks) != levels - 1:
+            raise ValueError(
+                f"encoder_blocks: {levels} widths need {levels} of them and {levels - 1} decoder_blocks"
+            )
+        return self
+
+
+class ReferenceConfig(UNetConfig):
+    """Settings of the reference model."""
+
+    name: Literal["reference"] = "reference"
+
+
+class ReferenceCVAE(VideoCVAE):
+    """The reference model (see the module's docstring).
+
+    Args:
+        config: sizes and switches.
+        condition_shape: (C, H, W) of the label images, which have the frames' size.
+
+    Raises:
+        UserError: the conditions are vectors.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ReferenceConfig
+    parallel: ClassVar[bool] = True
+    sampling: ClassVar[str] = "pairs"
+    previous_channels: ClassVar[int] = 0
+    """Channels of the previous frame that the U-Net sees."""
+
+    def __init__(self, config: UNetConfig, condition_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if len(condition_shape) != 3:
+            raise UserError(
+                f"model.name: reference needs label images as conditions, the data have {condition_shape}"
+            )
+        self.config = config
+        self.cell = 2 ** (len(config.widths) - 1)  # pixels of a coarsest cell's side
+        widths, label = config.widths, 3 * condition_shape[0]
+        self.stem = nn.Conv2d(3 + 2 * label + self.previous_channels, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width, width) for _ in range(n)))
+            for width, n in zip(widths, config.encoder_blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths)
+        )
+        self.attention = SelfAttention(widths[-1])
+        self.posterior_stem = nn.Sequential(
+            nn.PixelUnshuffle(self.cell // 2),
+            nn.Conv2d(3 * (self.cell // 2) ** 2, 64, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(64, 128, 3, stride=2, padding=1),
+            nn.SiLU(),
+        )
+        self.posterior = gaussian_head(128 + widths[-1], config.z_dim)
+        self.prior = gaussian_head(widths[-1], config.z_dim) if config.prior == "learned" else None
+        self.latent = nn.Conv2d(config.z_dim, widths[-1], 1)
+        self.middle = ResidualBlock(widths[-1], widths[-1])
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(2 * width if k == 0 else width, width) for k in range(n)))
+            if n
+            else nn.Conv2d(2 * width, width, 3, padding=1)
+            for width, n in zip(widths[:-1], config.decoder_blocks, strict=True)
+        )
+        self.out_norm = group_norm(widths[0])
+        self.out = nn.Conv2d(widths[0], 4, 3, padding=1)
+        with torch.no_grad():
+            self.out.weight.mul_(0.1)  # start near a grey frame, half gated
+
+    def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """One level: ``(z_dim, H / cell, W / cell)``, rounded up."""
+        return [(self.config.z_dim, -(-size[0] // self.cell), -(-size[1] // self.cell))]
+
+    def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
+        """Nothing to do ahead: the U-Net reads the target label together with the reference."""
+        features = {"condition": condition}
+        return features if targets is None else {**features, "target": targets}
+
+    def start(self, past: Tensor, condition: Tensor) -> State:
+        """The reference: the last given frame and its label."""
+        return past[:, -1], condition[:, -1]
+
+    def step(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """Predict one frame; ``x_prev`` is looked at only by models with ``previous_channels``."""
+        reference, label = state
+        size = reference.shape[-2:]
+        pictures = [self._pad(picture) for picture in (reference, label, features["condition"], x_prev)]
+        h, skips = self._down(*pictures)
+        p = self._prior(h)
+        q: tuple[Gaussian, ...] = ()
+        if posterior:
+            seen = self.posterior_stem(self._pad(features["target"]) * 2 - 1)
+            q = (self._gaussian(self.posterior(torch.cat((seen, h), 1))),)
+        z = (q[0] if posterior else p).sample(noise[0])
+        x_hat = self._up(h, z, skips, self._pad(reference))[..., : size[0], : size[1]]
+        return Step(x_hat, q, (p,)), state
+
+    def unroll(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """All K steps as one batch of B * K."""
+        B_K = features["condition"].shape[:2]
+        K = B_K[1]
+        flat_state = tuple(part.repeat_interleave(K, 0) for part in state)
+        flat = {name: value.flatten(0, 1) for name, value in features.items()}
+        one, _ = self.step(
+            flat_state, x_prev.flatten(0, 1), flat, [n.flatten(0, 1) for n in noise], posterior
+        )
+
+        def split(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
+            return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
+
+        return Step(split_time(one.x_hat, B_K), split(one.q), split(one.p)), state
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _pad(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        bottom, right = -H % self.cell, -W % self.cell
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def _down(
+        self, reference: Tensor, label: Tensor, target_label: Tensor, previous: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Coarsest features ``[B, C, H / cell, W / cell]`` and the skip maps, finest first."""
+        parts = [reference * 2 - 1, label_features(label), label_features(target_label)]
+        if self.previous_channels:
+            parts.append(previous * 2 - 1)
+        h = self.stem(torch.cat(parts, 1).contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.encoder):
+            h = blocks(h)
+            if level < len(self.down):
+                skips.append(h)
+                h = self.down[level](h)
+        return self.attention(h), skips
+
+    def _up(self, h: Tensor, z: Tensor, skips: list[Tensor], reference: Tensor) -> Tensor:
+        """Predicted frames ``[B, 3, H, W]`` in (0, 1), float32."""
+        h = self.middle(h + self.latent(z.to(h.dtype)))
+        for level in reversed(range(len(skips))):
+            h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
+            h = self.decoder[level](torch.cat((h, skips[level]), 1))
+        out = at_least_float32(self.out(F.silu(self.out_norm(h))))
+        # Steeper sigmoids than the plain one: both reach their ends with small weights.
+        generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
+        return gate * reference + (1 - gate) * generated
+
+    def _prior(self, h: Tensor) -> Gaussian:
+        if self.prior is not None:
+            return self._gaussian(self.prior(h))
+        zeros = h.new_zeros((), dtype=torch.float32).expand(h.shape[0], self.config.z_dim, *h.shape[2:])
+        return Gaussian(zeros, zeros)
+
+    @staticmethod
+    def _gaussian(parameters: Tensor) -> Gaussian:
+        mu, logvar = at_least_float32(parameters).chunk(2, 1)
+        return Gaussian(mu, logvar.clamp(*LOGVAR_RANGE))
+
+
+def label_features(label: Tensor) -> Tensor:
+    """A label image inverted, its 3x3 maximum, and a wide soft halo: ``[B, C, H, W] -> [B, 3C, H, W]``.
+
+    Thin sticks cover few pixels; the halos tell every pixel nearby which stick is close.
+    """
+    ink = 1.0 - label
+    near = F.max_pool2d(ink, 3, 1, 1)
+    halo = F.avg_pool2d(F.max_pool2d(near, 5, 1, 2), 5, 1, 2)
+    return torch.cat((ink, near, halo), 1)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of 16 channels: with fewer, the CPU kernel is up to ten times slower."""
+    return nn.GroupNorm(channels // 16, channels)
+
+
+def gaussian_head(inputs: int, z_dim: int) -> nn.Sequential:
+    """1x1 convolutions to mu and logvar, near zero at the start."""
+    last = nn.Conv2d(128, 2 * z_dim, 1)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Conv2d(inputs, 128, 1), nn.SiLU(), last)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block (He et al. 2016b); starts as the identity or its 1x1 skip."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, inputs, H, W] -> [B, outputs, H, W]``."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        skipped: Tensor = self.skip(x)
+        total: Tensor = skipped + h
+        return total
+
+
+class SelfAttention(nn.Module):
+    """Attention over all cells (Vaswani et al. 2017); no position parameters, so any size works."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // HEAD_WIDTH)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]``, shape kept."""
+        B, C, H, W = x.shape
+        qkv = self.qkv(self.norm(x)).flatten(2).view(B, 3, self.heads, C // self.heads, H * W)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(B, C, H, W)
+        mixed: Tensor = self.out(y.contiguous(memory_format=torch.channels_last))
+        return x + mixed
+
+
+MODEL = ReferenceCVAE
