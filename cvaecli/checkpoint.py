@@ -56,11 +56,19 @@ def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
     if not last.is_file() and not previous.is_file():
         raise UserError(f"{run.path}: holds no checkpoint to resume from", "start the training anew")
     try:
-        return load(last), None
+        return _load_state(last), None
     except UserError as error:
         if not previous.is_file():
             raise
-        return load(previous), f"{error.message}; going on from previous.pt"
+        return _load_state(previous), f"{error.message}; going on from previous.pt"
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    """A checkpoint that holds the training's state, not the weights alone."""
+    checkpoint = load(path)
+    if "trainer" not in checkpoint:
+        raise UserError(f"{path}: holds weights only, no training to go on with", "start from it: train.init")
+    return checkpoint
 
 
 def load(path: Path) -> dict[str, Any]:

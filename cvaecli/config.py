@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,10 +76,13 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # The last ones: PyYAML's own constructors on a tag whose text does not fit, e.g. !!bool maybe.
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        unfit = isinstance(error, (LookupError, AttributeError))
+        problem = "a value does not fit its !!tag" if unfit else str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or problem
         raise UserError(
             f"{where}{line}: not a valid config: {problem}", "check the indentation and colons"
         ) from None
@@ -87,7 +91,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def builtin_names() -> list[str]:
     """Names of the built-in configs, e.g. ``cyclical`` and ``reports/pose-floor``."""
     root = _builtin_root()
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def _builtin_root() -> Path:
@@ -103,13 +107,11 @@ def find(name: str) -> Path:
     Raises:
         UserError: neither; names the nearest built-in.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    builtin = _builtin_root() / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    if builtin.is_file() and builtin.resolve().is_relative_to(_builtin_root().resolve()):
-        return builtin
+    if os.path.isfile(name):  # noqa: PTH113  (Path.is_file raises on a name that is too long)
+        return Path(name)
     stem = re.sub(r"\.ya?ml$", "", name)
+    if stem in builtin_names():
+        return _builtin_root() / f"{stem}.yaml"
     raise UserError(
         f"{name}: no such config file, nor a built-in config of that name", _nearest(stem, builtin_names())
     )
@@ -138,8 +140,12 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
     merged: dict[str, Any] = {
         key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()
     }
-    for override in overrides:
+    # model.name first: it drops the other model's keys, and must not drop overrides of the new one.
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "model.name"):
         _apply(merged, override)
+    for section in RunConfig.model_fields.keys() - {"seed"}:
+        if merged.get(section, ...) is None:  # a section whose keys are all commented out
+            del merged[section]
     try:
         return _validate(RunConfig, _with_model(merged))
     except UserError as error:
@@ -162,7 +168,7 @@ def _with_model(raw: dict[str, Any]) -> dict[str, Any]:
     if model.parallel and forcing is not None:
         raise UserError(
             f"teacher_forcing: means nothing for model {name}, whose predictions do not depend on each other",
-            "remove the section",
+            "remove the section, or add teacher_forcing=null",
         )
     if not model.parallel and forcing is None:
         forcing = {}
@@ -216,6 +222,8 @@ def _explain(schema: type[BaseModel], fault: Any, prefix: str) -> tuple[str, str
         text = str(fault["ctx"]["error"])
         return (f"{key}.{text}" if key else text), ""
     text = fault["msg"][0].lower() + fault["msg"][1:]
+    if fault["type"] == "model_type":
+        text = f"this is a section with keys of its own: {', '.join(_keys(schema, path))}"
     if fault["type"] == "literal_error":
         options = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
         return f"{key}: {fault['input']!r} is not allowed; {text}", _nearest(

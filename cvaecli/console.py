@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from .reporter import Advance
@@ -69,7 +78,8 @@ class Terminal:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table of results on stdout; numbers are to the right."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)  # a table's own title is cut to its width
+        table = Table()
         for number, column in enumerate(columns):
             table.add_column(column, justify="left" if number == 0 else "right")
         for row in rows:
@@ -84,7 +94,7 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield lambda done, total: None
             return
-        with self._progress(TextColumn("{task.completed:.0f}/{task.total:.0f}")) as bars:
+        with self._progress(MofNCompleteColumn()) as bars:
             task = bars.add_task(description, total=None)
 
             def advance(done: int, total: int) -> None:
@@ -92,7 +102,7 @@ class Terminal:
 
             yield advance
 
-    def _progress(self, *columns: TextColumn) -> Progress:
+    def _progress(self, *columns: ProgressColumn) -> Progress:
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -111,9 +121,7 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield
             return
-        with self._progress(
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"), TextColumn("{task.fields[info]}")
-        ) as bars:
+        with self._progress(MofNCompleteColumn(), TextColumn("{task.fields[info]}")) as bars:
             self._bars = bars
             self._epochs = bars.add_task("[bold]epochs", total=epochs, info="")
             self._steps = bars.add_task("steps ", total=None, info="")
@@ -140,6 +148,8 @@ class Terminal:
                 second.append(f"{self._shown['frames/s']} frames/s")
             done = event.epoch + event.step_in_epoch / event.steps_in_epoch
             self._bars.update(self._epochs, completed=done, info=" ".join(first))
+            if event.step_in_epoch == 1:
+                self._bars.reset(self._steps)  # a bar that was full keeps its time and its ETA of 0
             self._bars.update(
                 self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch, info=" ".join(second)
             )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
+def shown(x_hat: Tensor) -> Tensor:
+    """A prediction as it is scored and shown: float32 in [0, 1], NaN (a rollout that ran off) as black."""
+    return torch.nan_to_num(x_hat.float().clamp(0, 1), nan=0.0)
+
+
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error over C, H, W of predictions clamped to [0, 1]: ``[B, T, C, H, W] -> [B, T]``."""
-    return (x_hat.float().clamp(0, 1) - x.float()).square().mean((-3, -2, -1))
+    """Mean squared error over C, H, W of predictions as ``shown``: ``[B, T, C, H, W] -> [B, T]``."""
+    return (shown(x_hat) - x.float()).square().mean((-3, -2, -1))
 
 
 def psnr_from_mse(error: Tensor) -> Tensor:
@@ -26,7 +32,7 @@ def psnr_per_channel(x_hat: Tensor, x: Tensor) -> Tensor:
 
     Not below ``psnr`` (Jensen), so never compare the two. ``[B, T, C, H, W] -> [B, T]`` in dB.
     """
-    error = (x_hat.float().clamp(0, 1) - x.float()).square().mean((-2, -1))
+    error = (shown(x_hat) - x.float()).square().mean((-2, -1))
     return psnr_from_mse(error).mean(-1)
 
 
@@ -34,22 +40,22 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     """Structural similarity of every frame (Wang et al. 2004): ``[B, T, C, H, W] -> [B, T]``.
 
     11x11 Gaussian window of sigma 1.5, per channel, K1 0.01, K2 0.03, data range 1, averaged over the
-    pixels whose window lies inside the frame. NaN where the frame is smaller than the window.
+    pixels whose window lies inside the frame. NaN where the frame is smaller than the window. Written
+    out because libraries differ at the border, one of them between its own versions.
     """
-    # Imported late: the library takes seconds to load.
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    B, T = x.shape[:2]
-    if min(x.shape[-2:]) < 11:
+    B, T, C, H, W = x.shape
+    if min(H, W) < 11:
         return torch.full((B, T), torch.nan)
-    value = structural_similarity_index_measure(
-        x_hat.float().clamp(0, 1).flatten(0, 1),
-        x.float().flatten(0, 1),
-        gaussian_kernel=True,
-        sigma=1.5,
-        kernel_size=11,
-        reduction="none",
-        data_range=1.0,
-    )
-    assert isinstance(value, Tensor)
-    return value.reshape(B, T)
+    a, b = shown(x_hat).reshape(-1, 1, H, W), x.float().reshape(-1, 1, H, W)
+    window = torch.exp(-torch.arange(-5, 6, device=x.device).square() / (2 * 1.5**2))
+    window = window / window.sum()
+
+    def blurred(values: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(values, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+
+    mu_a, mu_b, c1, c2 = blurred(a), blurred(b), 0.01**2, 0.03**2
+    var_a, var_b = blurred(a * a) - mu_a**2, blurred(b * b) - mu_b**2
+    covariance = blurred(a * b) - mu_a * mu_b
+    similarity = (2 * mu_a * mu_b + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+    return similarity.mean((-2, -1)).view(B, T, C).mean(-1)

@@ -268,31 +268,62 @@ def _within_epochs(runs: Sequence[Run], column: str) -> bool:
 
 
 def _epochs(request: Request) -> Figure:
+    """Validation PSNR; beta and tfr on a second axis, or in panels below where runs are compared."""
+    if request.comparison:
+        return _epochs_compared(request)
+    (run,) = request.runs
+    figure, [axes] = figures.new_figure(3.0)
+    table = _validated(run)
+    epoch, one_step = table["epoch"], table["val/psnr_one_step"]
+    label = f"rollout: {_best(table)}"
+    handles = [figures.line(axes, epoch, table["val/psnr"], label=label, color=figures.COLOURS[0])]
+    if np.isfinite(one_step).any():
+        style = {"color": figures.COLOURS[1], "linestyle": figures.DASHED}
+        handles.append(figures.line(axes, epoch, one_step, label="one step", **style))
+    second = axes.twinx()
+    second.spines["right"].set_visible(True)
+    second.grid(False)
+    for column, label, style in (
+        ("beta", "β (right)", {"color": "0.35", "linestyle": figures.DOTTED}),
+        ("tfr", "tfr (right)", {"color": figures.COLOURS[2], "linestyle": figures.LINES[3]}),
+    ):
+        handles.append(figures.line(second, epoch, table[column], label=label, marker="", **style))
+    second.set_ylim(bottom=0)
+    second.set_ylabel("β, teacher-forcing ratio")
+    axes.set_ylabel("validation PSNR (dB)")
+    figures.x_axis(axes, "epoch")
+    figures.legend(figure, handles, request.title)
+    return figure
+
+
+def _epochs_compared(request: Request) -> Figure:
     figure, axes = figures.new_figure(4.6, (2.6, 1, 1))
     handles = []
     for run in request.runs:
-        optional = ["val/psnr", "val/psnr_one_step"]
-        table = run.table("metrics.csv", ["epoch", "beta", "tfr"], optional)
-        epoch, psnr = table["epoch"], table["val/psnr"]
-        if not np.isfinite(psnr).any():
-            raise AbsentError(
-                f"{run.folder / 'metrics.csv'} has no validation PSNR", "train with eval.every above 0"
-            )
-        best = int(np.nanargmax(psnr))
-        name = run.label if request.comparison else "rollout"
-        label = f"{name}: best {psnr[best]:.2f} dB, epoch {epoch[best]:.0f}"
-        handles.append(figures.line(axes[0], epoch, psnr, label=label, **run.style))
-        if not request.comparison and np.isfinite(table["val/psnr_one_step"]).any():
-            style = {"color": figures.COLOURS[1], "linestyle": figures.DASHED}
-            one_step = table["val/psnr_one_step"]
-            handles.append(figures.line(axes[0], epoch, one_step, label="one step", **style))
+        table = _validated(run)
+        label = f"{run.label}: {_best(table)}"
+        handles.append(figures.line(axes[0], table["epoch"], table["val/psnr"], label=label, **run.style))
         for place, column in zip(axes[1:], ("beta", "tfr"), strict=True):
-            figures.line(place, epoch, table[column], marker="", **run.style)
+            figures.line(place, table["epoch"], table[column], marker="", **run.style)
     for place, label in zip(axes, ("validation PSNR (dB)", "β", "forcing ratio"), strict=True):
         place.set_ylabel(label)
     figures.x_axis(axes[-1], "epoch")
     figures.legend(figure, handles, request.title)
     return figure
+
+
+def _validated(run: Run) -> dict[str, Array]:
+    table = run.table("metrics.csv", ["epoch", "beta", "tfr"], ["val/psnr", "val/psnr_one_step"])
+    if not np.isfinite(table["val/psnr"]).any():
+        raise AbsentError(
+            f"{run.folder / 'metrics.csv'} has no validation PSNR", "train with eval.every above 0"
+        )
+    return table
+
+
+def _best(table: dict[str, Array]) -> str:
+    best = int(np.nanargmax(table["val/psnr"]))
+    return f"best {table['val/psnr'][best]:.2f} dB, epoch {table['epoch'][best]:.0f}"
 
 
 # ---------------------------------------------------------------- all kinds

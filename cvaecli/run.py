@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import json
@@ -10,10 +11,10 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import UserError
 from .schema import RunConfig
@@ -239,9 +240,21 @@ def _git_state() -> str | None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one move: a crash leaves the old one or the new one, never half."""
+    with _replacing(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A file beside ``path`` to write into, which takes its place on success and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -255,12 +268,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with _replacing(path) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(_plain(row) for row in rows)
-    temporary.replace(path)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) 
 
     With T units in all (steps or epochs) and M cycles of length P = T / M, tau = (t mod P) / P:
     ``start + (stop - start) * ramp(min(tau / ratio, 1))``. Monotonic is one cycle that never restarts.
+    tau stays below 1, so at ratio 1 the last unit of a cycle is one short of ``stop``.
     """
     if kl.values is not None:
         return _listed(kl.values, kl.repeat_from, epoch)
@@ -34,7 +35,8 @@ def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) 
     if kl.schedule == "cyclical" and math.isclose(position, period):
         position = 0.0
     progress = min(position / period / kl.ratio, 1.0)
-    return kl.start + (kl.stop - kl.start) * _ramp(kl.ramp, progress)
+    r = _ramp(kl.ramp, progress)
+    return (1 - r) * kl.start + r * kl.stop  # exact at both ends
 
 
 def _listed(values: list[float], repeat_from: int | None, epoch: int) -> float:
@@ -60,11 +62,12 @@ def tfr(forcing: TeacherForcingConfig, epoch: int) -> float:
     """Teacher-forcing ratio of an epoch.
 
     From ``decay_start`` on the ratio has fallen by ``decay`` once more at every epoch that is a
-    multiple of ``every``, never below ``floor``; a ratio that starts below the floor stays.
+    multiple of ``every``, never below ``floor``; a ratio that starts below the floor stays. Epoch 0
+    always has the ratio that training starts with.
     """
-    falls = 0
-    if epoch >= forcing.decay_start:
-        falls = epoch // forcing.every - math.ceil(forcing.decay_start / forcing.every) + 1
+    falls, first = 0, max(forcing.decay_start, 1)
+    if epoch >= first:
+        falls = epoch // forcing.every - math.ceil(first / forcing.every) + 1
     lowest = min(forcing.floor, forcing.ratio)
     # Rounded: 1.0 - 10 * 0.1 is to be 0, not 1e-16.
     return max(round(forcing.ratio - falls * forcing.decay, 10), lowest)

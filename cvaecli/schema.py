@@ -6,10 +6,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+def _expand_home(path: Path) -> Path:
+    """``~`` is the home folder here too: no shell has expanded it in a file."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("home", "there is no such user") from None
+
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+UserPath = Annotated[Path, AfterValidator(_expand_home)]
 
 
 class Section(BaseModel):
@@ -23,13 +43,21 @@ class Section(BaseModel):
         coerce_numbers_to_str=False,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would read ``epochs: true`` as 1."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise PydanticCustomError("switch", "input is a switch, and this key is not one")
+        return value
+
 
 class DataConfig(Section):
     """Which clips, at which size."""
 
     kind: Literal["dance"] = "dance"
     """Layout of the data: ``dance`` (frames and label images in train/val/test folders)."""
-    root: Path | None = None
+    root: UserPath | None = None
     """Folder of the data set. Without one, the built-in synthetic set serves."""
     height: Annotated[int, Field(ge=8, le=4096)] = 32
     """Frame height in pixels after resizing."""
@@ -42,7 +70,7 @@ class DataConfig(Section):
     cuts: Literal["auto", "none"] = "auto"
     """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
     partial: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training frames used, from the start of each clip (partial)."""
+    """Share of the training frames used, from the start of the set (partial)."""
 
 
 class AugmentConfig(Section):
@@ -59,7 +87,7 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """How long and on what batches."""
 
-    init: Path | None = None
+    init: UserPath | None = None
     """Weights to start from: a run's checkpoint, or a course checkpoint (.ckpt) for the pose model."""
     epochs: Positive = 50
     """Epochs; with steps_per_epoch the length that every schedule refers to."""
@@ -150,7 +178,7 @@ class TeacherForcingConfig(Section):
     ratio: Fraction = 0.0
     """Ratio at the start (tfr)."""
     decay_start: Annotated[int, Field(ge=0)] = 0
-    """First epoch at whose start the ratio has fallen (tfr_sde)."""
+    """First epoch at whose start the ratio has fallen (tfr_sde); epoch 0 always has the start ratio."""
     decay: Fraction = 0.0
     """Fall of the ratio at each decay (tfr_d_step)."""
     every: Positive = 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import media, panels
+from .. import media, metrics, panels
 from .. import submission as submissions
 from ..data.clip import Clip, VideoData
 from ..engine.batches import to_float
@@ -58,11 +58,13 @@ def predict(
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     clips = _chosen(data, split, sequence)
+    everything = [clip for _, clip in _chosen(data, split, "all")] if submission else []
+    lengths = {clip.name: _length(clip, frames, config) for clip in [*(c for _, c in clips), *everything]}
     out = home.path / "predictions" / f"{split}.gif" if out is None else Path(out)
     several = len(clips) > 1 or out.parent == home.path / "predictions"
     written = []
     for number, clip in clips:
-        n = _length(clip, frames, config)
+        n = lengths[clip.name]
         for sample in range(samples):
             path = _numbered(out, *([number] if several else []), *([f"s{sample}"] if samples > 1 else []))
             with reporter.task(f"Predicting {clip.name}") as advance:
@@ -70,12 +72,9 @@ def predict(
                 media.write(_counted(stream, n, advance), path, fps=fps, scale=scale, total=n)
             written.append(path)
     if submission is not None:
-        everything = [clip for _, clip in _chosen(data, split, "all")]
         with reporter.task("Writing the submission") as advance:
-            streams = (
-                _predicted(model, c, _length(c, frames, config), config, device, 0) for c in everything
-            )
-            total = sum(_length(clip, frames, config) for clip in everything)
+            streams = (_predicted(model, c, lengths[c.name], config, device, 0) for c in everything)
+            total = sum(lengths[clip.name] for clip in everything)
             submissions.write(_counted(itertools.chain.from_iterable(streams), total, advance), submission)
         written.append(submission)
     return written
@@ -115,6 +114,9 @@ def _length(clip: Clip, frames: int | None, config: RunConfig) -> int:
 
 def _numbered(path: Path, *parts: object) -> Path:
     """``seq.gif`` becomes ``seq-0.gif``, ``seq-0-s1.gif``; folders get the numbers at their end."""
+    if not parts:
+        return path
+    path = path if path.name else path.resolve()  # "." has no name to add to
     return path.with_name("-".join([path.stem, *map(str, parts)]) + path.suffix)
 
 
@@ -138,8 +140,7 @@ def _predicted(
     noise = _prior_noise(model, clip, config, sample)
     past, past_condition = load(clip.frames, 0, P), load(clip.condition, 0, P)
     for x_hat in rollout(model, past, past_condition, conditions, noise, device):
-        # NaN has no byte: a diverged prediction is shown black rather than as noise.
-        values = torch.nan_to_num(x_hat[0].clamp(0, 1)).mul(255).round().byte()
+        values = metrics.shown(x_hat[0]).mul(255).round().byte()
         yield from values.movedim(1, -1).cpu().numpy()
 
 
@@ -199,4 +200,4 @@ def _most_telling(data: VideoData, config: RunConfig) -> str:
     for split in ("test", "val", "train"):
         if any(clip.n_frames > config.data.n_past for clip in data.splits.get(split, [])):
             return split
-    return next(iter(data.splits))
+    return next(iter(data.splits), "val")

@@ -92,7 +92,7 @@ def resume(
             f"was {saved['data_fingerprint']})",
             "restore them, or start a new run",
         )
-    trainer = _trainer(config, data, device, reporter)
+    trainer = _trainer(config, data, device, reporter, fresh=False)
     trainer.load_state_dict(saved["trainer"], saved["model"])
     home.forget_after(trainer.step)
     home.write_config(config)
@@ -107,10 +107,13 @@ def resume(
     return _fit(home, trainer, data, reporter)
 
 
-def _trainer(config: RunConfig, data: VideoData, device: Device, reporter: Reporter) -> Trainer:
+def _trainer(
+    config: RunConfig, data: VideoData, device: Device, reporter: Reporter, fresh: bool = True
+) -> Trainer:
+    """``fresh``: start from ``train.init``, which a resumed training needs no more."""
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
-    if config.train.init is not None:
+    if fresh and config.train.init is not None:
         load_initial_weights(model, config.train.init, reporter)
     return Trainer(model, config, device, train_clips, data.splits["val"])
 
@@ -139,7 +142,7 @@ def _fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run
                         f"interrupted at step {trainer.step}; everything is saved",
                         f"go on with: cvae train --resume {run.path}",
                     )
-    except InterruptedRun:
+    except (InterruptedRun, KeyboardInterrupt):
         run.update_info(status="interrupted")
         raise
     except BaseException as error:
@@ -207,12 +210,13 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
     data = load_data(config, ("train", "val"), reporter)
     trainer = _trainer(config, data, device, reporter)
     total = trainer.total_steps
-    times = []
-    for event in itertools.islice(trainer.events(), 3):
-        if isinstance(event, StepEvent):
-            device.synchronize()
-            times.append(trainer.seconds)
-    seconds = times[-1] - times[-2] if len(times) > 1 else times[-1]
+    # Within the first epoch: its end would be a whole validation.
+    count = min(3, trainer.sampler.steps(0), config.train.max_steps or total)
+    times = [time.perf_counter()]
+    for _ in itertools.islice(trainer.events(), count):
+        device.synchronize()
+        times.append(time.perf_counter())
+    seconds = times[-1] - times[-2]
     steps = min(total, config.train.max_steps or total)
     train_clips = data.splits["train"]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def validate(
             progress=advance,
         )
         seconds = time.perf_counter() - began
-    summary = scores.summary()
+    summary: dict[str, Any] = scores.summary()
     summary["seconds"] = round(seconds, 2)
     summary["protocol"] = {
         "split": split,
@@ -81,9 +82,19 @@ def validate(
         "epoch": saved["epoch"],
         "step": saved["step"],
     }
+    summary = without_nan(summary)
     folder = home.write_evaluation(split, summary, list(scores.per_frame()))
     save_strip(scores, folder / "strip.png")
     return summary
+
+
+def without_nan(values: Any) -> Any:
+    """Plain data with None for NaN and infinity, which JSON does not know."""
+    if isinstance(values, dict):
+        return {key: without_nan(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [without_nan(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def evaluation(run: Run, split: str = "val") -> dict[str, Any]:

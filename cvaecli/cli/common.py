@@ -59,8 +59,8 @@ def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) ->
         console.error(f"{error.filename or 'input/output'}: {error.strerror}")
         raise typer.Exit(1) from None
     except RuntimeError as error:
-        # Recognised by name: importing torch here would cost seconds at every --help.
-        if debug or type(error).__name__ != "OutOfMemoryError":
+        # Recognised by name and text: importing torch here would cost seconds at every --help.
+        if debug or not (type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)):
             raise
         console.error("out of memory on the device", "lower train.batch_size, train.window or eval.chunk")
         raise typer.Exit(1) from None

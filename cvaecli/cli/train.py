@@ -15,11 +15,14 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides such as train.epochs=10.")
     ] = None,
     config: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--config", "-c", help="A YAML file, or the name of a built-in config such as cyclical."
+            "--config",
+            "-c",
+            help="A YAML file, or the name of a built-in config such as cyclical.",
+            show_default="quickstart",
         ),
-    ] = "quickstart",
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder under runs/.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[
@@ -40,9 +43,14 @@ def train(
         stray, changes = split_arguments(overrides)
         if stray:
             raise typer.BadParameter(f"{stray[0]}: not an override; write section.key=value")
+        if resume is not None and (config or name or dry_run):
+            raise typer.BadParameter(
+                "--resume goes on as the run was; --config, --name and --dry-run do not apply"
+            )
         from .. import api
         from ..config import load
 
+        config = config or "quickstart"
         if resume is not None:
             run = api.resume(resume, changes, reporter=console)
         elif dry_run:

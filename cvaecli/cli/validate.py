@@ -51,10 +51,8 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
     if protocol["samples"] > 1:
         rows.insert(1, ["rollout, best sample of each clip", _dB(metrics["psnr_best_of_samples"]), ""])
     console.table(f"{title}, {prior}", ["", "PSNR dB", "SSIM"], rows)
-    console.result(
-        f"KL {metrics['kl']:.3f} nats a frame; "
-        f"posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB"
-    )
+    kl = "not finite" if metrics["kl"] is None else f"{metrics['kl']:.3f}"
+    console.result(f"KL {kl} nats a frame; posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB")
 
 
 def _dB(value: float) -> str:  # noqa: N802

@@ -281,7 +281,7 @@ class _Group:
         curves, kept, wanted = _Curves(), [], set(self._strip_frames())
         for (first, last), x_hat in zip(self._pieces(), predicted, strict=True):
             self._score(curves, x_hat, self._frames(first, last), self.with_ssim)
-            kept += [x_hat[:, t - first].clamp(0, 1) for t in range(first, last) if t in wanted]
+            kept += [metrics.shown(x_hat[:, t - first]) for t in range(first, last) if t in wanted]
         frames = (torch.stack(kept, 1) * 255).round().byte()  # (B, K, C, H, W)
         return {**curves.arrays(), "strip": frames.movedim(2, -1).cpu().numpy()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -163,7 +164,6 @@ class Trainer:
                 return
 
     def _end_epoch(self) -> EpochEvent:
-        self._report()
         train, epoch = self.config.train, self.epoch
         complete = self.step_in_epoch >= self.sampler.steps(epoch)
         if complete and train.interpolate_every and (epoch + 1) % train.interpolate_every == 0:
@@ -181,7 +181,7 @@ class Trainer:
 
     def _row(self) -> dict[str, float | int | None]:
         plan = self._plan_at(self.step - 1)
-        means = self._sums / max(self.step_in_epoch, 1)
+        means = (self._sums + self._fetch().sum(0)) / max(self.step_in_epoch, 1)
         row: dict[str, float | int | None] = {
             "epoch": self.epoch,
             "step": self.step,
@@ -215,7 +215,8 @@ class Trainer:
         row["val/loss"] = summary["recon"] + weight * summary["kl"]
         for name in ("recon", "kl", "psnr", "psnr_one_step", "psnr_posterior"):
             row[f"val/{name}"] = summary[name]
-        best = self.best_psnr is None or summary["psnr"] > self.best_psnr
+        # A rollout that ran off to NaN is never the best: no later one would be greater.
+        best = bool(summary["psnr"] > (-math.inf if self.best_psnr is None else self.best_psnr))
         if best:
             self.best_psnr = summary["psnr"]
         return best
@@ -323,20 +324,27 @@ class Trainer:
     # --- reports and state ------------------------------------------------------------------------
 
     def _report(self) -> dict[str, float] | None:
-        """Fetch the pending terms from the device: their means, added to the epoch's sums.
+        """The means of the pending terms, which are added to the epoch's sums."""
+        if not self._pending:
+            return None
+        values = self._fetch()
+        self._pending.clear()
+        self._sums += values.sum(0)
+        return dict(zip(TERMS, values.mean(0).tolist(), strict=True))
+
+    def _fetch(self) -> Tensor:
+        """The pending terms ``[n, len(TERMS)]`` from the device; they stay pending.
 
         Raises:
             CvaeError: a term is not finite; names the step and the term.
         """
         if not self._pending:
-            return None
+            return torch.zeros(0, len(TERMS), dtype=torch.float64)
         values = torch.stack(self._pending).double().cpu()
         if not values.isfinite().all():
             row = int((~values.isfinite()).any(1).nonzero()[0])
             self._raise_not_finite(self.step - len(values) + row, values[row])
-        self._pending.clear()
-        self._sums += values.sum(0)
-        return dict(zip(TERMS, values.mean(0).tolist(), strict=True))
+        return values
 
     def _raise_not_finite(self, step: int, values: Tensor) -> None:
         term = next(
@@ -351,13 +359,14 @@ class Trainer:
         raise CvaeError(
             f"training stopped at step {step + 1} (epoch {self.epoch}): "
             f"{term} is {float(values[TERMS.index(term)])}",
-            hints[term] + "; the last checkpoint is good",
+            hints[term] + "; the last checkpoint, if there is one, is good",
         )
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit: tensors and numbers only."""
-        self._report()
         state: dict[str, Any] = {
+            # Not summed up yet: saving must not change what the next row of steps.csv is a mean of.
+            "pending": self._fetch(),
             "step": self.step,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
@@ -381,6 +390,7 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self.seconds, self.best_psnr = state["seconds"], state["best_psnr"]
         self._sums, self._forced_sum = state["sums"].clone(), state["forced_sum"]
+        self._pending = list(state["pending"].to(self.device.torch, torch.float32))
         self.initial = state.get("initial", self.initial)
 
 

@@ -1,0 +1,136 @@
+"""Tiny clips, configs, data sets and models that the engine's tests share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cvaecli import config as configs
+from cvaecli.data.clip import Clip
+from cvaecli.engine.device import Device
+from cvaecli.engine.fit import EpochEvent, Event, StepEvent, Trainer
+from cvaecli.models.base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
+from cvaecli.models.pose import PoseConfig, PoseCVAE
+from cvaecli.schema import RunConfig
+
+torch.set_num_threads(1)
+
+CPU = Device(torch.device("cpu"), False)
+SIZES = {"name": "pose", "frame_dim": 8, "label_dim": 2, "z_dim": 4, "fusion_dim": 8}
+BASE: dict[str, Any] = {
+    "data": {"height": 8, "width": 8, "cuts": "none"},
+    "model": SIZES,
+    "train": {"epochs": 2, "window": 4, "batch_size": 2, "log_every": 2},
+    "optim": {"lr": 1e-3, "schedule": "constant"},
+    "eval": {"every": 1, "batch_size": 2},
+    "runtime": {"device": "cpu", "precision": "fp32"},
+}
+
+
+def make_config(*overrides: str, **sections: dict[str, Any]) -> RunConfig:
+    """The tiny config with some keys changed."""
+    raw = copy.deepcopy(BASE)
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section}
+    return configs.from_dict(raw, overrides)
+
+
+def make_clip(n: int, name: str = "clip", size: int = 8, seed: int = 0, steps: int | None = None) -> Clip:
+    """A block that moves over a gradient; ``steps`` conditions, as many as frames when unset."""
+    steps = n if steps is None else steps
+    frames = np.zeros((steps, 3, size, size), dtype=np.uint8)
+    labels = np.full((steps, 3, size, size), 255, dtype=np.uint8)
+    shade = np.linspace(60, 180, size).astype(np.uint8)
+    for t in range(steps):
+        at = (t + 3 * seed) % (size - 2)
+        frames[t] = shade[None, None, :]
+        frames[t, :, 2:5, at : at + 2] = 20 + 7 * (t % 10)
+        labels[t, :, 2:5, at : at + 2] = np.array([255, 20 * (t % 10), 0], dtype=np.uint8)[:, None, None]
+    return Clip(name, frames[:n], labels)
+
+
+def make_model(seed: int = 0, size: int = 8, **settings: Any) -> PoseCVAE:
+    """A tiny pose model in evaluation mode."""
+    torch.manual_seed(seed)
+    return PoseCVAE(PoseConfig(**{**SIZES, **settings}), (3, size, size)).eval()
+
+
+def make_trainer(
+    config: RunConfig | None = None, train: Sequence[Clip] | None = None, val: Sequence[Clip] | None = None
+) -> Trainer:
+    """A trainer on two tiny clips; the model's weights depend on the config's seed alone."""
+    config = config or make_config()
+    train = [make_clip(9, "a"), make_clip(10, "b", seed=1)] if train is None else train
+    val = [make_clip(6, "v", seed=2)] if val is None else val
+    torch.manual_seed(config.seed)
+    model = PoseCVAE(PoseConfig(**config.model.model_dump()), train[0].condition.shape[1:])
+    return Trainer(model, config, CPU, train, val)
+
+
+def run_events(trainer: Trainer) -> tuple[list[StepEvent], list[EpochEvent]]:
+    """Train to the end."""
+    events: list[Event] = list(trainer.events())
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    return steps, [event for event in events if isinstance(event, EpochEvent)]
+
+
+def write_set(root: Path, train: int = 20, val: int = 7, test: int = 2, size: int = 8) -> Path:
+    """The tiny clips as a data set on disk; test sequences have one frame and ``val`` labels."""
+    _write_frames(make_clip(train, size=size), root / "train/train_img", root / "train/train_label")
+    _write_frames(make_clip(val, size=size, seed=1), root / "val/val_img", root / "val/val_label")
+    for s in range(test):
+        clip = make_clip(1, size=size, seed=2 + s, steps=val)
+        _write_frames(clip, root / f"test/test_img/{s}", root / f"test/test_label/{s}")
+    return root
+
+
+def _write_frames(clip: Clip, images: Path, labels: Path) -> None:
+    for folder, pictures in ((images, clip.frames), (labels, clip.condition)):
+        folder.mkdir(parents=True)
+        for t, picture in enumerate(pictures):
+            Image.fromarray(np.moveaxis(picture, 0, -1)).save(folder / f"{t}.png")
+
+
+def yaml_config(folder: Path, data: Path, **sections: dict[str, Any]) -> Path:
+    """The tiny config, with a data set, as a file."""
+    path = folder / "tiny.yaml"
+    path.write_text(make_config(**{**sections, "data": {**BASE["data"], "root": str(data)}}).to_yaml())
+    return path
+
+
+class AddingCVAE(VideoCVAE):
+    """``x_hat = w (x_prev + condition) + a count of steps / 1000``: every feedback path can be written out.
+
+    The state is the number of steps done. z does not reach the picture.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        return [(2,)]
+
+    def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
+        return {"c": condition}
+
+    def start(self, past: Tensor, condition: Tensor) -> State:
+        return (torch.zeros(past.shape[0]),)
+
+    def step(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        (count,) = state
+        x_hat = self.weight * (x_prev + features["c"]) + count[:, None, None, None] / 1000
+        zeros = torch.zeros_like(noise[0])
+        gaussian = (Gaussian(zeros, zeros),)
+        return Step(x_hat, gaussian if posterior else (), gaussian), (count + 1,)
