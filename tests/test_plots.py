@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvaecli import figures, plots, psnr_figure
+from cvaecli import plots
 from cvaecli.errors import UserError
-from cvaecli.tables import AbsentError, read_table
+from cvaecli.plots import figures
+from cvaecli.plots.psnr import psnr_figure
+from cvaecli.plots.tables import AbsentError, read_table
 
 BETAS: dict[str, Callable[[float], float]] = {  # of the epoch
     "cyclical": lambda e: min((e % 10) / 5, 1.0),
@@ -178,7 +180,7 @@ def test_mean_in_the_legend_is_the_mean_over_clips_of_their_means(tmp_path: Path
     rows = [{"clip": "a", "frame": f, "psnr": 20.0, "psnr_one_step": ""} for f in (1, 2, 3)]
     rows += [{"clip": "b", "frame": 1, "psnr": 30.0, "psnr_one_step": ""}]
     write_csv(tmp_path / "r" / "eval" / "val" / "per_frame.csv", rows)
-    figure = psnr_figure.psnr_figure(request(tmp_path / "r"))
+    figure = psnr_figure(request(tmp_path / "r"))
     assert legend_texts(figure) == ["rollout (mean 25.00 dB)"], "and no curve without values"
     [axes] = figure.axes
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [25, 20, 20])
@@ -186,8 +188,8 @@ def test_mean_in_the_legend_is_the_mean_over_clips_of_their_means(tmp_path: Path
 
 
 def test_best_sample_is_shown_only_where_there_are_several(tmp_path: Path) -> None:
-    one = psnr_figure.psnr_figure(request(make_run(tmp_path / "one", samples=1)))
-    many = psnr_figure.psnr_figure(request(make_run(tmp_path / "many", samples=5)))
+    one = psnr_figure(request(make_run(tmp_path / "one", samples=1)))
+    many = psnr_figure(request(make_run(tmp_path / "many", samples=5)))
     assert not any("best" in text for text in legend_texts(one))
     assert any("best sample" in text for text in legend_texts(many))
     assert "n = 5" in title(many) and "60 predicted frames" in title(many)
@@ -195,24 +197,24 @@ def test_best_sample_is_shown_only_where_there_are_several(tmp_path: Path) -> No
 
 def test_a_comparison_says_when_protocols_differ(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", samples=1), make_run(tmp_path / "b", samples=5, seed=1)
-    assert "PROTOCOLS DIFFER: samples" in title(psnr_figure.psnr_figure(request(a, b)))
+    assert "PROTOCOLS DIFFER: samples" in title(psnr_figure(request(a, b)))
     b = make_run(tmp_path / "b", samples=1, seed=1)
-    assert "DIFFER" not in title(psnr_figure.psnr_figure(request(a, b))), "checkpoints may differ"
+    assert "DIFFER" not in title(psnr_figure(request(a, b))), "checkpoints may differ"
     (b / "eval" / "val" / "metrics.json").unlink()
-    assert "DIFFER" not in title(psnr_figure.psnr_figure(request(a, b))), "not known to differ"
+    assert "DIFFER" not in title(psnr_figure(request(a, b))), "not known to differ"
 
 
 def test_trivial_predictors_are_shared_only_on_the_same_frames(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)
-    assert any("mean frame" in text for text in legend_texts(psnr_figure.psnr_figure(request(a, b))))
+    assert any("mean frame" in text for text in legend_texts(psnr_figure(request(a, b))))
     b = make_run(tmp_path / "b", frames=50)
-    assert not any("mean frame" in text for text in legend_texts(psnr_figure.psnr_figure(request(a, b))))
+    assert not any("mean frame" in text for text in legend_texts(psnr_figure(request(a, b))))
 
 
 def test_split_falls_back_to_one_that_all_runs_have(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", epochs=3)
     (run / "eval" / "val").rename(run / "eval" / "test")
-    assert title(psnr_figure.psnr_figure(request(run))).startswith("r: test, ")
+    assert title(psnr_figure(request(run))).startswith("r: test, ")
     with pytest.raises(UserError, match=r"train.*per_frame\.csv.*cvae validate"):
         plots.plot("psnr", [run], split="train")
 

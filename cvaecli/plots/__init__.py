@@ -20,11 +20,11 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cvaecli import figures
-from cvaecli.errors import UserError
-from cvaecli.figures import Request, Run
-from cvaecli.psnr_figure import psnr_figure
-from cvaecli.tables import AbsentError, Array
+from ..errors import UserError
+from . import figures
+from .figures import Request, Run
+from .psnr import psnr_figure
+from .tables import AbsentError, Array
 
 KINDS = ("loss", "psnr", "epochs", "beta", "tfr", "kl")
 FORMATS = (".png", ".pdf", ".svg")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from cvaecli.tables import Array, read_table
+from .tables import Array, read_table
 
 WIDTH = 6.3  # inches: the text width of an A4 or letter page
 RC: dict[Any, Any] = {

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cvaecli import figures
-from cvaecli.errors import UserError
-from cvaecli.figures import Request, Run
-from cvaecli.tables import Array, read_table
+from ..errors import UserError
+from . import figures
+from .figures import Request, Run
+from .tables import Array, read_table
 
 _Curve = tuple[str, str, dict[str, Any]]  # column, label, style
 
