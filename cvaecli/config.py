@@ -181,7 +181,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"{override}: not an override", "write section.key=value, e.g. train.epochs=10")
-    value = parse_yaml(text, override)
+    value = _override_value(text.strip(), override)
     target = raw
     for part in parts[:-1]:
         inner = target.get(part)
@@ -192,6 +192,19 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if parts == ["model", "name"] and value != raw["model"].get("name", "pose"):
         target.clear()  # the other keys belong to the model that is replaced
     target[parts[-1]] = value
+
+
+def _override_value(text: str, override: str) -> Any:
+    """One value in YAML's words. Only what opens as a list, a section or in quotes is read as YAML: in a
+    folder named ``set #2`` the rest is no comment, and in ``a: b`` the colon makes no key."""
+    if text.startswith(tuple("[{'\"!")):
+        return parse_yaml(text, override)
+    loader = _Loader("")
+    try:
+        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        return loader.construct_object(yaml.ScalarNode(tag, text))
+    except ValueError:  # more digits than Python reads
+        raise UserError(f"{override[:80]}...: not a valid value") from None
 
 
 def _validate(schema: type[Schema], raw: Any, prefix: str = "") -> Schema:

@@ -134,3 +134,32 @@ class AddingCVAE(VideoCVAE):
         zeros = torch.zeros_like(noise[0])
         gaussian = (Gaussian(zeros, zeros),)
         return Step(x_hat, gaussian if posterior else (), gaussian), (count + 1,)
+
+
+class ReferenceToy(VideoCVAE):
+    """``x_hat = reference + w (condition + z)``, all steps at once; z has one number a frame."""
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    parallel: ClassVar[bool] = True
+    sampling: ClassVar[str] = "pairs"
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        return [(1,)]
+
+    def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
+        return {"c": condition}
+
+    def start(self, past: Tensor, condition: Tensor) -> State:
+        return past[:, -1]
+
+    def step(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        zeros = torch.zeros_like(noise[0])
+        gaussian = (Gaussian(zeros, zeros),)
+        x_hat = state + self.weight * (features["c"] + noise[0][..., None, None])
+        return Step(x_hat, gaussian if posterior else (), gaussian), state

@@ -32,7 +32,9 @@ def test_psnr_agrees_with_scikit_image() -> None:
         expected = peak_signal_noise_ratio(picture(x[b, t]), picture(x_hat[b, t]), data_range=1)
         assert metrics.psnr(x_hat, x)[b, t].item() == pytest.approx(expected, abs=1e-3)
         channels = [
-            peak_signal_noise_ratio(x[b, t, c].double().numpy(), x_hat[b, t, c].double().numpy(), data_range=1)
+            peak_signal_noise_ratio(
+                x[b, t, c].double().numpy(), x_hat[b, t, c].double().numpy(), data_range=1
+            )
             for c in range(3)
         ]
         assert metrics.psnr_per_channel(x_hat, x)[b, t].item() == pytest.approx(np.mean(channels), abs=1e-3)

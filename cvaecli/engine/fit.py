@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ class Trainer:
             for name in ("encode", "step", "unroll"):
                 setattr(self.model, name, torch.compile(getattr(self.model, name)))
 
-    @property
+    @functools.cached_property
     def total_steps(self) -> int:
         """Steps of all epochs, the length that schedules refer to; stops do not change it."""
         return sum(self.sampler.steps(epoch) for epoch in range(self.config.train.epochs))

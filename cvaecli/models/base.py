@@ -54,7 +54,7 @@ class Step(NamedTuple):
 class ModelConfig(BaseModel):
     """Base of a model's own settings; ``name`` picks the model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class VideoCVAE(nn.Module, ABC):

@@ -1,0 +1,256 @@
+"""Encoders and decoders of the SVG model: VGG (3x3 convolutions, pooling) and DCGAN (4x4, stride 2).
+
+- names, shapes and order of the state-dict entries are the original's (``c1.0.main.0.weight``, ...)
+- maps go by *stage*, 0 the coarsest: the decoder's stage s meets the encoder's map s
+- a decoder stage's first convolution is split, ``W [d, skip] = W_d d + W_s skip``: the second term is
+  computed once for all steps that share a skip map, a third of the decoder's arithmetic at many steps
+- the original is for 64x64, where the last map is 4x4 and a 4x4 convolution makes it a vector. Other
+  multiples of 16 are averaged to 4x4 there, and repeated from 4x4 on the way back
+- batch norm in training: a batch holds B * steps frames (batch-major) and each step is normalised by
+  itself; steps = 1 pools them
+
+After Denton & Fergus 2018; Simonyan & Zisserman 2015 (VGG); Radford et al. 2016 (DCGAN).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import batch_norm_per_step
+
+Norm = Literal["batch", "group"]
+Conv = nn.Conv2d | nn.ConvTranspose2d
+
+STAGES = 4
+SIDE = 4  # cells a side of the map that becomes the vector
+CELL = 16  # pixels that the coarsest map's cell covers; frames are multiples of it
+
+
+class Layer(nn.ModuleList):
+    """Entry 0 a convolution, entry 1 its norm; then the condition's scale and shift, and an activation.
+
+    Args:
+        condition_dim: length of the condition that scales and shifts the channels; 0: none does.
+        activation: leaky ReLU (0.2), or tanh.
+    """
+
+    def __init__(
+        self, conv: nn.Module, channels: int, norm: Norm, condition_dim: int = 0, activation: str = "leaky"
+    ) -> None:
+        super().__init__([conv, make_norm(norm, channels)])
+        self.activation = activation
+        self.modulate = nn.Linear(condition_dim, 2 * channels) if condition_dim else None
+
+    def forward(
+        self, x: Tensor, steps: int = 1, side: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
+        """``[N, C, H, W]``, N = B * steps; ``side``: see ``Decoder.sides``; ``condition [N, D]``."""
+        y = convolve(self[0], x, 0)
+        if side is not None:
+            y = add_side(y, side)
+        y = normalise(self[1], y, steps)
+        if self.modulate is not None and condition is not None:
+            scale, shift = self.modulate(condition)[:, :, None, None].chunk(2, 1)
+            y = y * (1 + scale) + shift
+        return torch.tanh(y) if self.activation == "tanh" else F.leaky_relu(y, 0.2, inplace=True)
+
+
+class Block(nn.Module):
+    """A layer under the name ``main``, as the original has it (vgg_layer, dcgan_conv, dcgan_upconv)."""
+
+    def __init__(self, conv: Conv, norm: Norm, condition_dim: int = 0) -> None:
+        super().__init__()
+        self.main = Layer(conv, conv.out_channels, norm, condition_dim)
+
+    def forward(
+        self, x: Tensor, steps: int = 1, side: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
+        """See ``Layer``."""
+        y: Tensor = self.main(x, steps, side, condition)
+        return y
+
+
+class Encoder(nn.Module):
+    """Frames to vectors and four maps; a subclass names its stages ``c1`` to ``c4``, finest first."""
+
+    pooled: bool  # halve a map on the way to the next stage (a strided convolution has done so already)
+
+    def __init__(self, g_dim: int, width: int, norm: Norm) -> None:
+        super().__init__()
+        widths = [width * 2**k for k in range(STAGES)]
+        for k, (inputs, outputs) in enumerate(pairwise([3, *widths]), start=1):
+            setattr(self, f"c{k}", self._stage(k, inputs, outputs, norm))
+        self.c5 = Layer(nn.Conv2d(widths[-1], g_dim, SIDE), g_dim, norm, activation="tanh")
+
+    def _stage(self, k: int, inputs: int, outputs: int, norm: Norm) -> nn.Module:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, steps: int = 1) -> tuple[Tensor, list[Tensor]]:
+        """``[N, 3, H, W]`` in [0, 1] to a vector ``[N, g_dim]`` in (-1, 1) and the maps by stage."""
+        maps: list[Tensor] = []
+        for k in range(1, STAGES + 1):
+            stage = getattr(self, f"c{k}")
+            for block in stage if isinstance(stage, nn.ModuleList) else (stage,):
+                x = block(x, steps)
+            maps.insert(0, x)
+            if self.pooled:
+                x = F.max_pool2d(x, 2)
+        return self.c5(resize(x, (SIDE, SIDE)), steps).flatten(1), maps
+
+
+class VGGEncoder(Encoder):
+    """3x3 convolutions: two, two, three, three; maps at full size, 1/2, 1/4, 1/8."""
+
+    pooled = True
+
+    def _stage(self, k: int, inputs: int, outputs: int, norm: Norm) -> nn.Module:
+        channels = [inputs] + [outputs] * (2 if k <= 2 else 3)
+        return nn.ModuleList(Block(nn.Conv2d(i, o, 3, padding=1), norm) for i, o in pairwise(channels))
+
+
+class DCGANEncoder(Encoder):
+    """4x4 convolutions of stride 2; maps at 1/2, 1/4, 1/8, 1/16."""
+
+    pooled = False
+
+    def _stage(self, k: int, inputs: int, outputs: int, norm: Norm) -> nn.Module:
+        return Block(nn.Conv2d(inputs, outputs, 4, 2, 1), norm)
+
+
+class Decoder(nn.Module):
+    """Vectors and skip maps to frames, stage by stage, so that a latent can enter at each.
+
+    ``d = first(g, size)``, then for each stage ``d = stage(s, enter(d), sides[s])``.
+    """
+
+    coarsest: int  # pixels that a cell of stage 0 covers
+
+    def __init__(self, g_dim: int, width: int, norm: Norm, condition_dim: int = 0) -> None:
+        super().__init__()
+        self.channels = [width * 2**k for k in reversed(range(STAGES))]
+        """Channels of each stage's input, which the encoder's map of that stage has too."""
+        conv = nn.ConvTranspose2d(g_dim, self.channels[0], SIDE)
+        self.upc1 = Layer(conv, self.channels[0], norm, condition_dim)
+        for s, inputs in enumerate(self.channels):
+            outputs = self.channels[s + 1] if s + 1 < STAGES else 3
+            setattr(self, f"upc{s + 2}", self._stage(s, inputs, outputs, norm, condition_dim))
+
+    def _stage(self, s: int, inputs: int, outputs: int, norm: Norm, condition_dim: int) -> nn.Module:
+        raise NotImplementedError
+
+    def enter(self, d: Tensor) -> Tensor:
+        """Bring ``d`` to the size of the next stage's skip map."""
+        raise NotImplementedError
+
+    def first(self, g: Tensor, cells: tuple[int, int], steps: int, condition: Tensor | None) -> Tensor:
+        """``[N, g_dim]`` to ``[N, C, H / 16, W / 16]``, cells = (H / 16, W / 16)."""
+        d: Tensor = self.upc1(g[:, :, None, None], steps, condition=condition)
+        return resize(d, cells)
+
+    def stage(self, s: int, d: Tensor, side: Tensor, steps: int, condition: Tensor | None) -> Tensor:
+        """One stage; the last one gives the frame before its sigmoid."""
+        for block in self._blocks(s):
+            if isinstance(block, Block):
+                d = block(d, steps, side, condition)
+            else:
+                d = convolve(block, d, 0)
+                d = d if side is None else add_side(d, side)
+            side = None  # type: ignore[assignment]  # enters a stage once
+        return d
+
+    def sides(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the skip maps (by stage) add to each stage's first convolution."""
+        return tuple(
+            convolve(block.main[0] if isinstance(block, Block) else block, skip, skip.shape[1], bias=False)
+            for block, skip in zip((self._blocks(s)[0] for s in range(STAGES)), maps, strict=True)
+        )
+
+    def _blocks(self, s: int) -> list[nn.Module]:
+        stage: nn.Module = getattr(self, f"upc{s + 2}")
+        return list(stage) if isinstance(stage, nn.ModuleList) else [stage]
+
+
+class VGGDecoder(Decoder):
+    """Mirrors ``VGGEncoder``: nearest up-sampling, then 3x3 convolutions: three, three, two, two."""
+
+    coarsest = 8
+
+    def _stage(self, s: int, inputs: int, outputs: int, norm: Norm, condition_dim: int) -> nn.Module:
+        channels = [2 * inputs] + [inputs] * (2 if s < 2 else 1)
+        channels += [outputs] if s + 1 < STAGES else []
+        blocks: list[nn.Module] = [
+            Block(nn.Conv2d(i, o, 3, padding=1), norm, condition_dim) for i, o in pairwise(channels)
+        ]
+        if s + 1 == STAGES:
+            blocks.append(nn.ConvTranspose2d(inputs, outputs, 3, 1, 1))
+        return nn.ModuleList(blocks)
+
+    def enter(self, d: Tensor) -> Tensor:
+        """Twice the size."""
+        return F.interpolate(d, scale_factor=2, mode="nearest")
+
+
+class DCGANDecoder(Decoder):
+    """Mirrors ``DCGANEncoder``: transposed 4x4 convolutions of stride 2."""
+
+    coarsest = 16
+
+    def _stage(self, s: int, inputs: int, outputs: int, norm: Norm, condition_dim: int) -> nn.Module:
+        conv = nn.ConvTranspose2d(2 * inputs, outputs, 4, 2, 1)
+        return Block(conv, norm, condition_dim) if s + 1 < STAGES else nn.ModuleList([conv])
+
+    def enter(self, d: Tensor) -> Tensor:
+        """The stage itself up-samples."""
+        return d
+
+
+BACKBONES: dict[str, tuple[type[Encoder], type[Decoder]]] = {
+    "vgg": (VGGEncoder, VGGDecoder),
+    "dcgan": (DCGANEncoder, DCGANDecoder),
+}
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """Batch norm, or group norm with groups of about 16 channels."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
+
+
+def normalise(norm: nn.Module, x: Tensor, steps: int) -> Tensor:
+    """``norm`` on ``[B * steps, C, H, W]``; batch norm takes a step's statistics from that step alone."""
+    if steps > 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
+        return batch_norm_per_step(norm, x.unflatten(0, (-1, steps))).flatten(0, 1)
+    y: Tensor = norm(x)
+    return y
+
+
+def convolve(conv: nn.Module, x: Tensor, first: int, bias: bool = True) -> Tensor:
+    """``conv`` restricted to its input channels from ``first`` on, as many as ``x`` has."""
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and isinstance(conv.padding, tuple)
+    channels, b = slice(first, first + x.shape[1]), conv.bias if bias else None
+    if isinstance(conv, nn.ConvTranspose2d):
+        return F.conv_transpose2d(x, conv.weight[channels], b, conv.stride, conv.padding)
+    return F.conv2d(x, conv.weight[:, channels], b, conv.stride, conv.padding)
+
+
+def add_side(y: Tensor, side: Tensor) -> Tensor:
+    """``side [n, ...]`` to ``y [n * K, ...]``: each row of it serves K neighbours."""
+    if len(side) == len(y):
+        return y + side
+    return (y.unflatten(0, (len(side), -1)) + side[:, None]).flatten(0, 1)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Means of cells to shrink, repeated cells to grow; nothing where the size is right."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="area")

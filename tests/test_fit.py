@@ -1,0 +1,530 @@
+"""The training loop against its formulas written out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    CPU,
+    AddingCVAE,
+    ReferenceToy,
+    make_clip,
+    make_config,
+    make_model,
+    make_trainer,
+    run_events,
+)
+from torch import Tensor, nn
+
+from cvaecli.engine.averaging import WeightAverage, interpolate
+from cvaecli.engine.batches import Batch, batches
+from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.errors import CvaeError
+from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
+from cvaecli.schedules import learning_rate
+from cvaecli.schema import RunConfig
+
+TOY = {"grad_clip": None, "shuffle": False, "log_every": 1}
+
+
+def toy_trainer(model: VideoCVAE | None = None, **sections: dict[str, Any]) -> Trainer:
+    """The adding toy on one clip, SGD without momentum."""
+    train = {**TOY, **sections.pop("train", {})}
+    optim = {"name": "sgd", "momentum": 0, "lr": 0.1, **sections.pop("optim", {})}
+    config = make_config(train=train, optim=optim, **sections)
+    return Trainer(model or AddingCVAE(), config, CPU, [make_clip(17, "a")], [])
+
+
+def first_batch(trainer: Trainer) -> Batch:
+    return next(batches(trainer.frames, trainer.sampler, trainer.config.train, trainer.config.seed, 0))
+
+
+def first_step(trainer: Trainer) -> StepEvent:
+    event = next(trainer.events())
+    assert isinstance(event, StepEvent) and event.terms is not None
+    return event
+
+
+def by_hand(batch: Batch, feeding: str, ratio: float = 1.0) -> tuple[float, Tensor]:
+    """(mean loss per frame, gradient of the summed loss) of the adding toy."""
+    w = torch.tensor(0.5, requires_grad=True)
+    x, losses = batch.frames[:, 0], []
+    for k in range(1, batch.frames.shape[1]):
+        true = batch.frames[:, k]
+        x_hat = w * (x + batch.condition[:, k]) + (k - 1) / 1000
+        losses.append((x_hat - true).square().mean((1, 2, 3)))
+        fed = {
+            "true": true,
+            "own": x_hat,
+            "detached": x_hat.detach(),
+            "blend": ratio * true + (1 - ratio) * x_hat,
+            "blend detached": ratio * true + (1 - ratio) * x_hat.detach(),
+        }
+        x = fed[feeding]
+    stacked = torch.stack(losses, 1)  # (B, K)
+    stacked.sum(1).mean().backward()
+    assert w.grad is not None
+    return stacked.mean().item(), w.grad
+
+
+ALWAYS = {"ratio": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("forcing", "feeding", "ratio"),
+    [
+        ({"ratio": 0}, "own", 1.0),
+        ({"ratio": 0, "detach": "unforced"}, "detached", 1.0),
+        ({"ratio": 0, "detach": "on"}, "detached", 1.0),
+        (ALWAYS, "true", 1.0),
+        ({"ratio": 1, "detach": "on", "noise": 0.5}, "true", 1.0),
+        ({"ratio": 1, "mode": "blend"}, "blend", 1.0),
+    ],
+)
+def test_what_a_step_is_fed(forcing: dict[str, Any], feeding: str, ratio: float) -> None:
+    trainer = toy_trainer(teacher_forcing=forcing)
+    batch = first_batch(trainer)
+    event = first_step(trainer)
+    loss, gradient = by_hand(batch, feeding, ratio)
+    assert event.terms is not None and event.terms["loss"] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(trainer.model.weight.grad, gradient)
+    assert event.terms["grad_norm"] == pytest.approx(abs(gradient.item()), rel=1e-5)
+    assert event.forced == (1.0 if forcing["ratio"] == 1 else 0.0)
+
+
+def _forced_epoch(**forcing: Any) -> tuple[Trainer, int]:
+    """A trainer whose coin, with a ratio between 0 and 1, falls on forced in its first epoch."""
+    for seed in range(50):
+        trainer = toy_trainer(teacher_forcing=forcing)
+        trainer.config = make_config(
+            f"seed={seed}", train=TOY, teacher_forcing=forcing, optim={"name": "sgd", "momentum": 0}
+        )
+        if trainer._plan_at(0).share == 1:
+            return trainer, seed
+    raise AssertionError("no seed falls on forced")
+
+
+@pytest.mark.parametrize(
+    ("detach", "feeding"), [("off", "blend"), ("unforced", "blend"), ("on", "blend detached")]
+)
+def test_the_blend(detach: str, feeding: str) -> None:
+    trainer, _ = _forced_epoch(ratio=0.3, mode="blend", detach=detach)
+    batch = first_batch(trainer)
+    event = first_step(trainer)
+    loss, gradient = by_hand(batch, feeding, 0.3)
+    assert event.terms is not None and event.terms["loss"] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(trainer.model.weight.grad, gradient)
+
+
+def test_noise_falls_on_fed_back_frames_only() -> None:
+    def loss(noise: float, ratio: float, window: int) -> float:
+        trainer = toy_trainer(
+            teacher_forcing={"ratio": ratio, "noise": noise}, train={"window": window, "batch_size": 1}
+        )
+        terms = first_step(trainer).terms
+        assert terms is not None
+        return terms["loss"]
+
+    assert loss(0.5, ratio=0, window=4) > loss(0, ratio=0, window=4) + 0.01
+    assert loss(0.5, ratio=1, window=4) == loss(0, ratio=1, window=4), "true frames stay true"
+    assert loss(0.5, ratio=0, window=2) == loss(0, ratio=0, window=2), "the given frame stays true"
+
+
+def test_a_coin_a_step_feeds_each_step_as_it_fell() -> None:
+    """x_hat of a toy that copies its input: the loss of step k says what it was fed."""
+    forcing = {"ratio": 0.5, "coin": "step"}
+    trainer = toy_trainer(teacher_forcing=forcing, train={"window": 12, "batch_size": 1})
+    batch, coins = first_batch(trainer), trainer._plan_at(0).forced
+    assert len(coins) == 11 and 0 < sum(coins[1:]) < 10
+    event = first_step(trainer)
+    x, losses = batch.frames[:, 0], []
+    for k in range(11):
+        x = batch.frames[:, k] if coins[k] or k == 0 else x
+        x = 0.5 * (x + batch.condition[:, k + 1]) + k / 1000
+        losses.append((x - batch.frames[:, k + 1]).square().mean())
+    assert event.terms is not None
+    assert event.terms["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert event.forced == pytest.approx(sum(coins) / 11)
+
+
+def test_several_given_frames_are_not_predicted() -> None:
+    trainer = toy_trainer(data={"n_past": 3}, train={"window": 6}, teacher_forcing={"ratio": 0})
+    batch = first_batch(trainer)
+    loss, gradient = by_hand(Batch(batch.frames[:, 2:], batch.condition[:, 2:]), "own")
+    event = first_step(trainer)
+    assert event.terms is not None and event.terms["loss"] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(trainer.model.weight.grad, gradient)
+
+
+class _Counting(AddingCVAE):
+    """Counts how it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def unroll(self, *args: Any, **kwargs: Any) -> tuple[Step, State]:
+        self.calls.append("unroll")
+        return super().unroll(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("forcing", "calls"), [(ALWAYS, ["unroll"]), ({"ratio": 0}, []), ({"ratio": 1, "mode": "blend"}, [])]
+)
+def test_known_inputs_go_through_unroll_once(forcing: dict[str, Any], calls: list[str]) -> None:
+    model = _Counting()
+    first_step(toy_trainer(model, teacher_forcing=forcing))
+    assert model.calls == calls
+
+
+@pytest.mark.parametrize("settings", [{}, {"posterior": "fed"}, {"batch_norm": "pooled"}])
+def test_batched_teacher_forcing_equals_the_loop(settings: dict[str, Any]) -> None:
+    """Ratio 1 takes ``unroll``; a blend at ratio 1 is the same input, step by step."""
+    gradients, terms, states = [], [], []
+    for mode in ("replace", "blend"):
+        trainer = make_trainer(
+            make_config(
+                model={**settings}, teacher_forcing={"ratio": 1, "mode": mode}, train={"log_every": 1}
+            )
+        )
+        terms.append(first_step(trainer).terms)
+        gradients.append([p.grad for p in trainer.model.parameters()])
+        states.append(dict(trainer.model.named_buffers()))
+    assert terms[0] == pytest.approx(terms[1], rel=1e-5)
+    for batched, looped in zip(*gradients, strict=True):
+        torch.testing.assert_close(batched, looped, atol=1e-6, rtol=1e-4)
+    for name, buffer in states[0].items():
+        torch.testing.assert_close(buffer, states[1][name])
+
+
+def test_a_parallel_model_trains_without_teacher_forcing() -> None:
+    config = make_config(train={**TOY, "window": 3, "batch_size": 2}, kl={"schedule": "none", "stop": 0})
+    config = config.model_copy(update={"teacher_forcing": None})
+    trainer = Trainer(ReferenceToy(), config, CPU, [make_clip(9, "a"), make_clip(9, "b", seed=1)], [])
+    steps, _ = run_events(trainer)
+    assert all(event.tfr == 0 and event.forced == 0 for event in steps)
+    assert trainer.model.weight.item() != 0.5
+
+
+# --- the loss -----------------------------------------------------------------------------------------
+
+
+class _WithKL(AddingCVAE):
+    """Posterior N(m, 1) against N(0, 1) in two dimensions: KL m^2 a frame."""
+
+    def __init__(self, m: float, logvar: float = 0.0) -> None:
+        super().__init__()
+        self.m = nn.Parameter(torch.tensor(m))
+        self.logvar = logvar
+
+    def step(self, *args: Any, **kwargs: Any) -> tuple[Step, State]:
+        step, state = super().step(*args, **kwargs)
+        (p,) = step.p
+        return step._replace(q=(Gaussian(p.mu + self.m, p.logvar + self.logvar),)), state
+
+
+@pytest.mark.parametrize(
+    ("kl", "gradient"),
+    [
+        ({"weight": 1}, 2 * 0.6),  # d/dm of m^2
+        ({"weight": 0.01}, 0.01 * 2 * 0.6),
+        ({"weight": 1, "reduction": "mean"}, 0.6),  # of 2 dimensions
+        ({"weight": 1, "free_bits": 0.3}, 2 * 0.6),
+        ({"weight": 1, "free_bits": 0.4}, 0.0),
+        ({"weight": 1, "stop": 0.25}, 0.25 * 2 * 0.6),
+    ],
+)
+def test_the_kl_terms_weight(kl: dict[str, Any], gradient: float) -> None:
+    """The loss sums over the 3 predicted frames of the window, as the course does."""
+    trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", **kl})
+    terms = first_step(trainer).terms
+    assert trainer.model.m.grad.item() == pytest.approx(3 * gradient, abs=1e-6)
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
+
+
+def test_the_loss_is_reconstruction_and_weighted_kl_per_frame() -> None:
+    trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "stop": 0.5, "weight": 0.1})
+    terms = first_step(trainer).terms
+    assert terms is not None
+    assert terms["loss"] == pytest.approx(terms["recon"] + 0.5 * 0.1 * terms["kl"], rel=1e-5)
+
+
+def test_mean_over_time_divides_the_gradient_not_the_report() -> None:
+    both = [toy_trainer(train={"time_reduction": kind}) for kind in ("sum", "mean")]
+    terms = [first_step(trainer).terms for trainer in both]
+    assert terms[0] is not None and terms[1] is not None and terms[0]["loss"] == terms[1]["loss"]
+    torch.testing.assert_close(both[0].model.weight.grad, 3 * both[1].model.weight.grad)
+
+
+# --- the step -----------------------------------------------------------------------------------------
+
+
+def test_the_gradients_norm_is_limited_and_reported_before() -> None:
+    trainer = make_trainer(make_config(train={"grad_clip": 1e-3, "log_every": 1}))
+    terms = first_step(trainer).terms
+    gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert terms is not None and terms["grad_norm"] > 1e-2
+
+
+def test_the_learning_rate_of_the_schedule_is_applied() -> None:
+    trainer = toy_trainer(
+        train={"epochs": 3, "window": 4, "batch_size": 2},
+        optim={"schedule": "multistep", "milestones": [1, 2], "gamma": 0.5, "warmup_steps": 1, "lr": 0.2},
+    )
+    before, total = 0.5, trainer.total_steps
+    for event in trainer.events():
+        if isinstance(event, StepEvent):
+            expected = learning_rate(trainer.config.optim, event.step - 1, event.epoch, total_steps=total)
+            assert event.lr == expected
+            after, gradient = trainer.model.weight.item(), trainer.model.weight.grad.item()
+            assert after == pytest.approx(before - expected * gradient, rel=1e-5)
+            before = after
+    assert total == 6
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_every_optimiser_follows_torchs(name: str) -> None:
+    trainer = toy_trainer(optim={"name": name, "lr": 0.01, "weight_decay": 0.1, "momentum": 0.5})
+    w = nn.Parameter(torch.tensor(0.5))
+    reference: torch.optim.Optimizer = {
+        "adam": lambda: torch.optim.Adam([w], 0.01, weight_decay=0.1),
+        "adamw": lambda: torch.optim.AdamW([w], 0.01, weight_decay=0.1),
+        "sgd": lambda: torch.optim.SGD([w], 0.01, momentum=0.5, weight_decay=0.1),
+    }[name]()
+    for event in trainer.events():
+        if isinstance(event, StepEvent):
+            w.grad = trainer.model.weight.grad.clone()
+            reference.step()
+    torch.testing.assert_close(trainer.model.weight, w)
+
+
+def test_a_training_is_a_function_of_its_seed() -> None:
+    def weights(seed: int) -> Tensor:
+        trainer = make_trainer(make_config(f"seed={seed}", teacher_forcing={"ratio": 0.5, "noise": 0.1}))
+        run_events(trainer)
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
+
+
+def test_the_random_numbers_of_others_do_not_matter() -> None:
+    results = []
+    for noise in (0, 5):
+        trainer = make_trainer()
+        torch.rand(noise)
+        run_events(trainer)
+        results.append([p.detach().clone() for p in trainer.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+# --- averages of weights ------------------------------------------------------------------------------
+
+
+def test_the_moving_average_is_its_formula() -> None:
+    trainer = toy_trainer(train={"ema": 0.3, "epochs": 3})
+    average = 0.5
+    for n, event in enumerate(e for e in trainer.events() if isinstance(e, StepEvent)):
+        assert event.step == n + 1
+        decay = min(0.3, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * trainer.model.weight.item()
+        assert trainer.trained.weight.item() == pytest.approx(average, rel=1e-5)
+    assert trainer.trained is not trainer.model
+
+
+def test_the_moving_average_takes_buffers_and_counters() -> None:
+    model = make_model()
+    average = WeightAverage(model, 0.5)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(2)
+    average.update(model, 1000)
+    fresh = make_model().state_dict()
+    for name, value in average.model.state_dict().items():
+        moved = 1 if value.is_floating_point() else 2
+        torch.testing.assert_close(value, fresh[name] + moved)
+
+
+def test_interpolation_is_its_formula() -> None:
+    model = nn.Module()
+    start = torch.tensor([3.0, 4.0])
+    model.turned = nn.Parameter(torch.tensor([4.0, 3.0]))  # cos = 24 / 25
+    model.opposite = nn.Parameter(-start)
+    model.was_zero = nn.Parameter(torch.tensor([1.0, 2.0]))
+    model.same = nn.Parameter(2 * start)
+    model.register_buffer("counted", torch.tensor([7.0]))
+    initial = {"turned": start, "opposite": start, "was_zero": torch.zeros(2), "same": start}
+    interpolate(model, initial)
+    alpha = 2 * (24 / 25) / (1 + 24 / 25)
+    torch.testing.assert_close(model.turned, alpha * torch.tensor([4.0, 3.0]) + (1 - alpha) * start)
+    torch.testing.assert_close(model.opposite, start)
+    torch.testing.assert_close(model.was_zero, torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(model.same, 2 * start)
+    assert model.counted.item() == 7
+
+
+def test_interpolation_happens_every_so_many_epochs() -> None:
+    trainer = make_trainer(make_config(train={"epochs": 4, "interpolate_every": 2}))
+    plain = make_trainer(make_config(train={"epochs": 4}))
+    same = []
+    for event, other in zip(trainer.events(), plain.events(), strict=True):
+        if isinstance(event, EpochEvent):
+            assert isinstance(other, EpochEvent)
+            pairs = zip(trainer.model.parameters(), plain.model.parameters(), strict=True)
+            same.append(all(torch.equal(a, b) for a, b in pairs))
+            assert all(p.requires_grad for p in trainer.model.parameters())
+    assert same[:2] == [True, False]
+
+
+# --- events -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 5])
+def test_an_epochs_row_is_the_mean_of_its_steps(log_every: int) -> None:
+    every_step = make_trainer(make_config(train={"log_every": 1, "batch_size": 1}))
+    steps, _ = run_events(every_step)
+    _, epochs = run_events(make_trainer(make_config(train={"log_every": log_every, "batch_size": 1})))
+    for event in epochs:
+        mine = [step.terms for step in steps if step.epoch == event.epoch]
+        assert len(mine) == 4
+        for name in ("loss", "recon", "kl", "grad_norm"):
+            mean = sum(terms[name] for terms in mine if terms) / len(mine)
+            assert event.row[f"train/{name}"] == pytest.approx(mean, rel=1e-9)
+        assert event.row["step"] == 4 * (event.epoch + 1)
+
+
+def test_losses_are_fetched_only_when_logged() -> None:
+    steps, _ = run_events(make_trainer(make_config(train={"log_every": 3, "batch_size": 1})))
+    assert [event.step for event in steps if event.terms] == [1, 3, 4, 6, 8]
+    assert [event.step_in_epoch for event in steps] == [1, 2, 3, 4] * 2
+    assert all((event.frames_per_s is None) == (event.terms is None) for event in steps)
+
+
+def test_validations_and_the_best_of_them() -> None:
+    config = make_config(train={"epochs": 5}, eval={"every": 2})
+    _, epochs = run_events(make_trainer(config))
+    assert [event.evaluation is not None for event in epochs] == [False, True, False, True, True]
+    best, seen = [], -math.inf
+    for event in epochs:
+        value = event.row.get("val/psnr")
+        best.append(value is not None and value > seen)
+        seen = max(seen, value if value is not None else -math.inf)
+    assert [event.best for event in epochs] == best
+
+
+def test_a_validation_that_is_not_a_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(make_config(train={"epochs": 1}))
+    real = trainer.evaluate
+
+    def broken() -> Any:
+        evaluation = real()
+        evaluation.clips[0].psnr[:] = math.nan
+        return evaluation
+
+    monkeypatch.setattr(trainer, "evaluate", broken)
+    _, (event,) = run_events(trainer)
+    assert not event.best and trainer.best_psnr is None
+
+
+def test_validation_loss_has_the_epochs_beta() -> None:
+    _, epochs = run_events(make_trainer(make_config(kl={"schedule": "none", "stop": 0.5, "weight": 0.1})))
+    row = epochs[-1].row
+    assert row["val/loss"] == pytest.approx(row["val/recon"] + 0.05 * row["val/kl"])
+
+
+def test_max_steps_stops_within_an_epoch_and_schedules_do_not_know() -> None:
+    config = make_config(train={"epochs": 9, "batch_size": 1, "max_steps": 6}, kl={"schedule": "monotonic"})
+    free = make_config(train={"epochs": 9, "batch_size": 1}, kl={"schedule": "monotonic"})
+    trainer, other = make_trainer(config), make_trainer(free)
+    steps, epochs = run_events(trainer)
+    assert [event.step for event in steps] == [1, 2, 3, 4, 5, 6]
+    assert [event.complete for event in epochs] == [True, False] and epochs[-1].evaluation is not None
+    longer = [event for event in other.events() if isinstance(event, StepEvent)]
+    assert [event.beta for event in steps] == [event.beta for event in longer[:6]]
+    assert trainer.finished and trainer.total_steps == 36
+
+
+def test_a_cut_epochs_row_holds_the_steps_that_were_done() -> None:
+    every_step = make_config(train={"log_every": 1, "batch_size": 1, "max_steps": 7})
+    steps, _ = run_events(make_trainer(every_step))
+    _, epochs = run_events(make_trainer(make_config(train={"log_every": 5, "batch_size": 1, "max_steps": 7})))
+    losses = [event.terms["loss"] for event in steps[4:] if event.terms]
+    assert len(losses) == 3
+    assert epochs[-1].row["train/loss"] == pytest.approx(sum(losses) / 3, rel=1e-9)
+
+
+def test_max_minutes_stops() -> None:
+    trainer = make_trainer(make_config(train={"epochs": 50, "max_minutes": 1e-7}))
+    steps, epochs = run_events(trainer)
+    assert len(steps) == 1 and len(epochs) == 1 and trainer.finished
+
+
+def test_no_mode_leaks_to_the_consumer() -> None:
+    for _ in make_trainer().events():
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "term"),
+    [
+        (AddingCVAE(math.nan), "recon"),
+        (_WithKL(0.0, logvar=200.0), "kl"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_its_term_and_step(model: VideoCVAE, term: str) -> None:
+    trainer = toy_trainer(model, kl={"schedule": "none"})
+    with pytest.raises(CvaeError) as caught:
+        run_events(trainer)
+    assert f"{term} is" in caught.value.message and "step 1 " in caught.value.message and caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_the_first_broken_step_is_named_whenever_it_is_noticed(log_every: int) -> None:
+    trainer = toy_trainer(train={"log_every": log_every, "window": 2, "batch_size": 1})
+    with pytest.raises(CvaeError, match="at step 3 "):
+        for event in trainer.events():
+            if isinstance(event, StepEvent) and event.step == 2:
+                with torch.no_grad():
+                    trainer.model.weight.fill_(math.inf)
+
+
+def test_a_broken_state_is_not_given_out() -> None:
+    trainer = toy_trainer(train={"log_every": 9, "window": 2, "batch_size": 1})
+    events = trainer.events()
+    next(events)
+    with torch.no_grad():
+        trainer.model.weight.fill_(math.nan)
+    next(events)
+    with pytest.raises(CvaeError):
+        trainer.state_dict()
+
+
+# --- it learns ----------------------------------------------------------------------------------------
+
+
+def _overfit() -> RunConfig:
+    return make_config(
+        model={"frame_dim": 16, "fusion_dim": 32},
+        train={"epochs": 150, "batch_size": 1, "window": 4, "grad_clip": 1.0},
+        optim={"lr": 5e-3},
+        kl={"schedule": "none", "stop": 1e-4},
+        teacher_forcing={"ratio": 0},
+        eval={"every": 0},
+    )
+
+
+def test_a_tiny_clip_can_be_overfitted() -> None:
+    clip = make_clip(4, "one")
+    _, epochs = run_events(make_trainer(_overfit(), [clip], [clip]))
+    first, last = epochs[0].row, epochs[-1].row
+    assert first["train/recon"] is not None and last["train/recon"] is not None
+    assert last["train/recon"] < first["train/recon"] / 20
+    assert last["val/psnr"] is not None and last["val/psnr"] > 20

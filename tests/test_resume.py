@@ -1,0 +1,303 @@
+"""Training in two goes equals training in one, whatever ended the first."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import make_config, make_trainer, run_events, write_set
+
+from cvaecli import api, checkpoint
+from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.errors import UserError
+from cvaecli.reporter import Silent
+from cvaecli.run import Run, read_rows
+from cvaecli.schema import RunConfig
+from cvaecli.signals import InterruptedRun
+
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "train": {
+        "epochs": 4,
+        "batch_size": 1,
+        "log_every": 3,
+        "ema": 0.9,
+        "interpolate_every": 2,
+        "augment": {"flip": 0.5, "shift": [1, 1], "zoom": 0.1},
+    },
+    "teacher_forcing": {"ratio": 0.7, "decay": 0.2, "coin": "step", "mode": "blend", "noise": 0.05},
+    "optim": {"name": "adamw", "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.01},
+    "kl": {"schedule": "cyclical", "cycles": 2},
+}
+
+
+def assert_equal(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, but for clocks."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - {"seconds"}:
+            assert_equal(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for k, (one, other) in enumerate(zip(a, b, strict=True)):
+            assert_equal(one, other, f"{where}/{k}")
+    else:
+        assert a == b, where
+
+
+def stored(values: dict[str, Any]) -> dict[str, Any]:
+    """Through a file, as a run does it."""
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def continued(config: RunConfig, stop: Callable[[Any], bool]) -> Trainer:
+    """Two trainers: the first until ``stop(event)``, the second from its state."""
+    first = make_trainer(config)
+    for event in first.events():
+        if stop(event):
+            break
+    state, kept = stored(first.state_dict()), stored(first.trained.state_dict())
+    second = make_trainer(config)
+    second.load_state_dict(state, kept)
+    run_events(second)
+    return second
+
+
+# --- the engine ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 7, 8])
+def test_resumed_after_any_step_equals_uninterrupted(step: int) -> None:
+    """4 steps an epoch: within an epoch, after its last step, and in the epoch after a blend of weights."""
+    config = make_config(**EVERYTHING)
+    whole = make_trainer(config)
+    run_events(whole)
+    resumed = continued(config, lambda event: isinstance(event, StepEvent) and event.step == step)
+    assert whole.step == resumed.step == 16
+    assert_equal(resumed.state_dict(), whole.state_dict())
+    assert_equal(dict(resumed.trained.state_dict()), dict(whole.trained.state_dict()))
+
+
+def test_resumed_after_an_epoch_equals_uninterrupted() -> None:
+    config = make_config(**EVERYTHING)
+    whole = make_trainer(config)
+    run_events(whole)
+    resumed = continued(config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1)
+    assert_equal(resumed.state_dict(), whole.state_dict())
+
+
+def test_taking_the_state_changes_nothing() -> None:
+    config = make_config(**EVERYTHING)
+    plain, watched = make_trainer(config), make_trainer(config)
+    rows, other = [], []
+    for event in plain.events():
+        rows.append(event.row if isinstance(event, EpochEvent) else event.terms)
+    for event in watched.events():
+        watched.state_dict()
+        other.append(event.row if isinstance(event, EpochEvent) else event.terms)
+    for one, two in zip(rows, other, strict=True):
+        if one is None or two is None:
+            assert one is two
+        else:
+            assert {**one, "time": 0} == {**two, "time": 0}
+
+
+# --- the run folder -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data") / "set")
+
+
+def settings(data: Path, *overrides: str) -> RunConfig:
+    return make_config(f"data.root={data}", "runtime.threads=1", *overrides, **EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The uninterrupted training: 4 epochs of 5 steps."""
+    return api.train(settings(data), name="whole", runs=tmp_path_factory.mktemp("whole"))
+
+
+def rows(run: Run, name: str, *clocks: str) -> list[dict[str, str]]:
+    return [
+        {key: value for key, value in row.items() if key not in clocks} for row in read_rows(run.path / name)
+    ]
+
+
+def assert_runs_equal(run: Run, whole: Run, best: bool = True) -> None:
+    for name in ("last", "best") if best else ("last",):
+        one, other = (checkpoint.load(r.checkpoint_path(name)) for r in (run, whole))
+        assert_equal(*({k: v for k, v in c.items() if k != "config"} for c in (one, other)), name)
+    assert rows(run, "metrics.csv", "time") == rows(whole, "metrics.csv", "time")
+    assert rows(run, "steps.csv", "frames_per_s") == rows(whole, "steps.csv", "frames_per_s")
+    assert api.evaluation(run)["psnr"] == api.evaluation(whole)["psnr"]
+    assert run.info()["status"] == "finished"
+
+
+class Interrupts(Silent):
+    """Sends a signal to this process at a step."""
+
+    def __init__(self, step: int, signum: signal.Signals = signal.SIGTERM) -> None:
+        self.at, self.signum = step, signum
+
+    def step(self, event: StepEvent) -> None:
+        if event.step == self.at:
+            signal.raise_signal(self.signum)
+
+
+@pytest.mark.parametrize(
+    ("step", "signum", "code"), [(2, signal.SIGTERM, 143), (5, signal.SIGINT, 130), (12, signal.SIGTERM, 143)]
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    data: Path, whole: Run, tmp_path: Path, step: int, signum: signal.Signals, code: int
+) -> None:
+    with pytest.raises(InterruptedRun) as caught:
+        api.train(settings(data), name="a", runs=tmp_path, reporter=Interrupts(step, signum))
+    assert caught.value.exit_code == code and f"step {step};" in caught.value.message
+    run = Run(tmp_path / "a")
+    assert run.info()["status"] == "interrupted"
+    assert checkpoint.load(run.checkpoint_path("last"))["step"] == step
+    with pytest.raises(InterruptedRun):  # and once more
+        api.resume("latest", runs=tmp_path, reporter=Interrupts(step + 6))
+    assert_runs_equal(api.resume("a", runs=tmp_path), whole)
+    assert run.info()["resumed_at_step"] == step + 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_saving_within_epochs_changes_nothing(data: Path, whole: Run, tmp_path: Path) -> None:
+    config = settings(data, "train.save_minutes=1e-9")
+    assert_runs_equal(api.train(config, name="a", runs=tmp_path), whole)
+
+
+@pytest.mark.parametrize("steps", [10, 13])
+def test_a_stop_that_is_raised_goes_on_bit_for_bit(
+    data: Path, whole: Run, tmp_path: Path, steps: int
+) -> None:
+    run = api.train(settings(data, f"train.max_steps={steps}"), name="a", runs=tmp_path)
+    assert run.info()["status"] == "finished" and run.info()["steps"] == steps
+    api.resume("a", ["train.max_steps=null"], runs=tmp_path)
+    # The validation at the stop is one more that the best is chosen from.
+    assert_runs_equal(run, whole, best=steps == 10)
+
+
+def test_resuming_a_finished_run_is_harmless(whole: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    notes = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    assert_runs_equal(api.resume(copy.path, reporter=reporter), whole)
+    assert any("all 20 steps are done" in note for note in notes)
+
+
+def test_a_damaged_last_checkpoint_falls_back_with_a_warning(data: Path, whole: Run, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRun):
+        api.train(settings(data), name="a", runs=tmp_path, reporter=Interrupts(12))
+    run, warnings = Run(tmp_path / "a"), []
+    last = run.checkpoint_path("last")
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    reporter = Silent()
+    reporter.warn = warnings.append  # type: ignore[method-assign]
+    assert_runs_equal(api.resume("a", runs=tmp_path, reporter=reporter), whole)
+    assert any("last.pt" in w and "damaged" in w and "previous.pt" in w for w in warnings)
+    assert run.info()["resumed_at_step"] == 10
+
+
+def test_with_both_checkpoints_damaged_the_message_is_one_line(
+    data: Path, whole: Run, tmp_path: Path
+) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    for name in ("last", "previous"):
+        copy.checkpoint_path(name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"previous\.pt: damaged"):
+        api.resume(copy.path)
+    shutil.copy(copy.checkpoint_path("best"), copy.checkpoint_path("last"))
+    copy.checkpoint_path("previous").unlink()
+    with pytest.raises(UserError, match="weights only"):
+        api.resume(copy.path)
+
+
+def test_other_data_are_refused(whole: Run, tmp_path: Path) -> None:
+    other = write_set(tmp_path / "other", train=24)
+    copy = shutil.copytree(whole.path, tmp_path / "whole")
+    before = (copy / "metrics.csv").read_bytes()
+    with pytest.raises(UserError, match="not the data"):
+        api.resume(copy, [f"data.root={other}"])
+    assert (copy / "metrics.csv").read_bytes() == before
+    assert Run(copy).info()["status"] == "finished"
+
+
+def test_the_same_data_may_have_moved(data: Path, whole: Run, tmp_path: Path) -> None:
+    moved = shutil.copytree(data, tmp_path / "moved")
+    copy = shutil.copytree(whole.path, tmp_path / "whole")
+    assert_runs_equal(api.resume(copy, [f"data.root={moved}"]), whole)
+
+
+@pytest.mark.parametrize("override", ["optim.lr=1", "model.z_dim=8", "seed=1", "data.height=16", "kl.stop=2"])
+def test_what_would_make_it_another_run_is_refused(whole: Run, override: str) -> None:
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        api.resume(whole.path, [override])
+
+
+def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x", "empty")
+    run.write_config(make_config())
+    with pytest.raises(UserError, match="no checkpoint"):
+        api.resume("empty", runs=tmp_path)
+
+
+# --- a process that dies ------------------------------------------------------------------------------
+
+
+def started(config: RunConfig, folder: Path) -> subprocess.Popen[str]:
+    (folder / "tiny.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "cvaecli", "train", "--config", "tiny.yaml", "--name", "a", "-q"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_ended_can_be_resumed(data: Path, tmp_path: Path, signum: signal.Signals) -> None:
+    config = settings(data, "train.epochs=60", "eval.every=0", "train.save_every=0", "eval.frames=2")
+    process = started(config, tmp_path)
+    run = Run(tmp_path / "runs" / "a")
+    wait_for(lambda: len(read_rows(run.path / "metrics.csv")) >= 3, process)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert out == "" and "Traceback" not in err
+    if signum == signal.SIGKILL:
+        assert process.returncode == -9 and run.info()["status"] == "running"
+    else:
+        assert process.returncode == 128 + signum and run.info()["status"] == "interrupted"
+        assert err.count("\n") == 1 and "cvae train --resume" in err
+    assert 15 <= checkpoint.load(run.checkpoint_path("last"))["step"] < 300
+    api.resume("a", runs=tmp_path / "runs")
+    whole = api.train(config, name="whole", runs=tmp_path / "runs")
+    assert_runs_equal(run, whole)
