@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.clip import Clip
 from ..errors import CvaeError
-from ..models.base import Features, State, Step, VideoCVAE, slice_time, stack_steps
+from ..models.base import Features, State, Step, VideoCVAE, join_steps, slice_time, stack_steps
 from ..objective import reconstruction
 from ..schedules import beta, forced, learning_rate, tfr
 from ..schema import RunConfig
@@ -90,9 +90,11 @@ class Trainer:
         self.step = self.epoch = self.step_in_epoch = 0
         self.seconds = 0.0  # of training, all sessions of the run together
         self.best_psnr: float | None = None
-        self.on_validation: Progress | None = None  # whom to tell how far a validation has come
+        # Whom to tell how far a validation has come; it may raise to break it off.
+        self.on_validation: Progress | None = None
         self._sums = torch.zeros(len(TERMS), dtype=torch.float64)  # over this epoch's reported steps
         self._forced_sum = 0.0
+        self._blended = False  # this epoch's weights are interpolated already
         self._pending: list[Tensor] = []  # terms of the steps not yet reported, on the device
         if config.runtime.compile == "on":
             for name in ("encode", "step", "unroll"):
@@ -167,17 +169,22 @@ class Trainer:
     def _end_epoch(self) -> EpochEvent:
         train, epoch = self.config.train, self.epoch
         complete = self.step_in_epoch >= self.sampler.steps(epoch)
-        if complete and train.interpolate_every and (epoch + 1) % train.interpolate_every == 0:
+        due = complete and train.interpolate_every and (epoch + 1) % train.interpolate_every == 0
+        if due and not self._blended:
             interpolate(self.model, self.initial)
+            self._blended = True
         row = self._row()
+        last = self._stopped() or (complete and epoch + 1 == train.epochs)
+        every = self.config.eval.every
+        evaluation, best = None, False
+        if self._val and (last or (every and (epoch + 1) % every == 0)):
+            evaluation = self.evaluate()
+            best = self._add_validation(row, evaluation)
+        # Only now: whoever breaks a validation off finds the state of an epoch whose end is still to come.
         if complete:
             self.epoch, self.step_in_epoch, self._forced_sum = epoch + 1, 0, 0.0
             self._sums.zero_()
-        every = self.config.eval.every
-        evaluation, best = None, False
-        if self._val and (self.finished or (every and (epoch + 1) % every == 0)):
-            evaluation = self.evaluate()
-            best = self._add_validation(row, evaluation)
+            self._blended = False
         return EpochEvent(epoch, complete, row, evaluation, best)
 
     def _row(self) -> dict[str, float | int | None]:
@@ -245,7 +252,8 @@ class Trainer:
         """One optimiser step; returns ``TERMS`` on the device, not waited for."""
         with self.device.autocast():
             steps = self._predict(batch, plan)
-        targets = batch.frames[:, self.config.data.n_past :]
+        # The last frames: those to predict, and past ones where the model predicts these too.
+        targets = batch.frames[:, -steps.x_hat.shape[1] :]
         recon = reconstruction(steps.x_hat, targets, self.config.train.recon)  # (B, K)
         kl = total_kl(steps)  # (B, K) nats
         weight = plan.beta * self.config.kl.weight * self._kl_scale()
@@ -263,21 +271,24 @@ class Trainer:
         return torch.stack([per_frame.mean(), recon.mean(), kl.mean(), norm]).detach()
 
     def _predict(self, batch: Batch, plan: _Plan) -> Step:
-        """The K predicted frames of a batch, z from the posterior."""
-        P = self.config.data.n_past
-        frames, targets = batch.frames, batch.frames[:, P:]
-        generator = stream(self.config.seed, "z", self.step, device=self.device.torch)
-        noise = [
-            torch.randn(*targets.shape[:2], *shape, generator=generator, device=self.device.torch)
-            for shape in self.model.noise_shapes((frames.shape[-2], frames.shape[-1]))
+        """The K predicted frames of a batch (and the past ones of a burn-in), z from the posterior."""
+        P, device = self.config.data.n_past, self.device.torch
+        frames, condition = batch.frames, batch.condition
+        B, T, _, H, W = frames.shape
+        generator = stream(self.config.seed, "z", self.step, device=device)
+        drawn = [
+            torch.randn(B, T - 1, *shape, generator=generator, device=device)
+            for shape in self.model.noise_shapes((H, W))
         ]
-        features = self.model.encode(batch.condition[:, P:], targets)
-        state = self.model.start(frames[:, :P], batch.condition[:, :P])
+        noise = [n[:, P - 1 :] for n in drawn]
+        features = self.model.encode(condition[:, P:], frames[:, P:])
+        given, state = self.model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn])
         forcing = self.config.teacher_forcing
         if self.model.parallel or (forcing and all(plan.forced) and forcing.mode == "replace"):
             steps: Step = self.model.unroll(state, frames[:, P - 1 : -1], features, noise, posterior=True)[0]
-            return steps
-        return self._free_running(state, frames[:, P - 1 :], features, noise, plan, generator)
+        else:
+            steps = self._free_running(state, frames[:, P - 1 :], features, noise, plan, generator)
+        return steps if given is None else join_steps(given, steps)
 
     def _free_running(
         self,
@@ -375,6 +386,7 @@ class Trainer:
             "best_psnr": self.best_psnr,
             "sums": self._sums.clone(),
             "forced_sum": self._forced_sum,
+            "blended": self._blended,
             "optimizer": self.optimizer.state_dict(),
             "weights": self.model.state_dict(),
         }
@@ -391,6 +403,7 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self.seconds, self.best_psnr = state["seconds"], state["best_psnr"]
         self._sums, self._forced_sum = state["sums"].clone(), state["forced_sum"]
+        self._blended = state["blended"]
         self._pending = list(state["pending"].to(self.device.torch, torch.float32))
         self.initial = state.get("initial", self.initial)
 

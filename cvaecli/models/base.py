@@ -12,7 +12,7 @@ teacher-forced) it calls ``unroll`` once; otherwise it loops over ``step``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -94,6 +94,16 @@ class VideoCVAE(nn.Module, ABC):
             condition: their conditions ``[B, n_past, ...]``.
         """
 
+    def burn_in(self, past: Tensor, condition: Tensor, noise: Sequence[Tensor]) -> tuple[Step | None, State]:
+        """``start`` for training: a model that predicts the past frames from each other on the way may
+        give these ``n_past - 1`` predictions too, and the loss then counts them. Most have none.
+
+        Args:
+            past, condition: as for ``start``.
+            noise: ``[B, n_past - 1, *shape]`` per latent level.
+        """
+        return None, self.start(past, condition)
+
     @abstractmethod
     def step(
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
@@ -128,6 +138,21 @@ class VideoCVAE(nn.Module, ABC):
 def slice_time(features: Features, k: int | slice) -> Features:
     """Step ``k`` (or a stretch of steps) of features ``[B, K, ...]``."""
     return {name: value[:, k] for name, value in features.items()}
+
+
+def join_steps(first: Step, second: Step) -> Step:
+    """Steps ``[B, J, ...]`` and ``[B, K, ...]`` one after the other: ``[B, J + K, ...]``."""
+
+    def join(pairs: Iterable[tuple[Gaussian, Gaussian]]) -> tuple[Gaussian, ...]:
+        return tuple(
+            Gaussian(torch.cat((a.mu, b.mu), 1), torch.cat((a.logvar, b.logvar), 1)) for a, b in pairs
+        )
+
+    return Step(
+        torch.cat((first.x_hat, second.x_hat), 1),
+        join(zip(first.q, second.q, strict=True)),
+        join(zip(first.p, second.p, strict=True)),
+    )
 
 
 def stack_steps(steps: Sequence[Step]) -> Step:

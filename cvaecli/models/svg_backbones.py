@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import batch_norm_per_step
+from .layers import batch_norm_per_step, split_time
 
 Norm = Literal["batch", "group"]
 Conv = nn.Conv2d | nn.ConvTranspose2d
@@ -156,13 +156,12 @@ class Decoder(nn.Module):
 
     def stage(self, s: int, d: Tensor, side: Tensor, steps: int, condition: Tensor | None) -> Tensor:
         """One stage; the last one gives the frame before its sigmoid."""
-        for block in self._blocks(s):
+        for k, block in enumerate(self._blocks(s)):
+            skip = side if k == 0 else None
             if isinstance(block, Block):
-                d = block(d, steps, side, condition)
+                d = block(d, steps, skip, condition)
             else:
-                d = convolve(block, d, 0)
-                d = d if side is None else add_side(d, side)
-            side = None  # type: ignore[assignment]  # enters a stage once
+                d = convolve(block, d, 0) if skip is None else add_side(convolve(block, d, 0), skip)
         return d
 
     def sides(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -229,8 +228,10 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 def normalise(norm: nn.Module, x: Tensor, steps: int) -> Tensor:
     """``norm`` on ``[B * steps, C, H, W]``; batch norm takes a step's statistics from that step alone."""
-    if steps > 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
-        return batch_norm_per_step(norm, x.unflatten(0, (-1, steps))).flatten(0, 1)
+    if norm.training and isinstance(norm, nn.BatchNorm2d):
+        # For one step too: it changes the statistics in a way that autograd would hold against a
+        # plain call in the same graph.
+        return batch_norm_per_step(norm, split_time(x, (-1, steps))).flatten(0, 1)
     y: Tensor = norm(x)
     return y
 
@@ -248,7 +249,7 @@ def add_side(y: Tensor, side: Tensor) -> Tensor:
     """``side [n, ...]`` to ``y [n * K, ...]``: each row of it serves K neighbours."""
     if len(side) == len(y):
         return y + side
-    return (y.unflatten(0, (len(side), -1)) + side[:, None]).flatten(0, 1)
+    return (split_time(y, (len(side), -1)) + side[:, None]).flatten(0, 1)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,335 @@
+"""Stochastic video generation with LSTMs for vector conditions: robot arms and their actions.
+
+- an encoder makes each frame a vector h; a frame predictor, an LSTM over (h_{t-1}, z_t, c_{t-1}), gives
+  the vector that the decoder draws frame t from, with skip maps of the last true past frame
+- posterior: LSTM over the encodings of the target frames; prior: LSTM over those of the previous
+  frames, or N(0, I)
+- several past frames: the LSTMs run over them (burn-in) with z from the posterior, for these frames are
+  known. After that the posterior advances only where there is a target
+- all state in the step's arguments and results; the batch size is nowhere baked in
+- ``levels``: further latent maps at the decoder's scales, sampled from coarse to fine. Each level's
+  posterior and prior see what the decoder has made of all that is coarser (which carries the LSTM's
+  memory) and the previous frame's map, the posterior the target's as well
+- ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions
+
+After Denton & Fergus 2018, "Stochastic Video Generation with a Learned Prior" (its state-dict names);
+levels in the spirit of HAF-SVG (Lin et al. 2020) and of the ladder VAE (Sønderby et al. 2016);
+conditional convolution after Choi et al. 2019. ``condition[t]`` of a clip drives the step that arrives
+at frame t, so it is the original's c_{t-1}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
+from .layers import at_least_float32, split_time
+from .svg_backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
+from .svg_recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
+
+
+class SVGConfig(ModelConfig):
+    """Settings of the SVG model; the defaults are the original's sizes for robot pushing."""
+
+    name: Literal["svg"] = "svg"
+    backbone: Literal["vgg", "dcgan"] = Field(
+        default="vgg", description="encoder and decoder; dcgan is the lighter one"
+    )
+    width: int = Field(default=64, ge=1, description="channels of the finest stage; each coarser one doubles")
+    norm: Literal["batch", "group"] = Field(
+        default="batch",
+        description="batch norm (evaluation uses its running statistics), or group norm, the same in both",
+    )
+    batch_norm: Literal["per_step", "pooled"] = Field(
+        default="per_step",
+        description="training statistics of batch norm where several steps are computed together: of each"
+        " step by itself (the original's loop), or over all of them",
+    )
+    g_dim: int = Field(default=128, ge=1, description="length of a frame's encoding")
+    z_dim: int = Field(default=64, ge=1, description="length of the latent vector")
+    rnn_size: int = Field(default=256, ge=1, description="hidden size of the LSTMs")
+    predictor_layers: int = Field(default=2, ge=1, description="LSTM layers of the frame predictor")
+    posterior_layers: int = Field(default=1, ge=1, description="LSTM layers of the posterior")
+    prior_layers: int = Field(default=1, ge=1, description="LSTM layers of the learned prior")
+    prior: Literal["learned", "fixed"] = Field(
+        default="learned", description="prior of z: an LSTM over the previous frames, or N(0, I)"
+    )
+    levels: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[],
+        max_length=STAGES,
+        description="channels of further latent maps, coarsest first: at 1/8, 1/4, 1/2, 1 of the frame's"
+        " size (dcgan: at half of that); empty: only the vector",
+    )
+    conditional_conv: bool = Field(
+        default=False, description="the condition scales and shifts the decoder's channels"
+    )
+    last_frame_skip: bool = Field(
+        default=False, description="skip maps of the previous frame instead of the last true past one"
+    )
+    legacy_skip: bool = Field(
+        default=False,
+        description="skip maps one frame too early, as the original's `i < n_past`: of the last past frame"
+        " but one (of the first where there is only one)",
+    )
+    past_loss: bool = Field(
+        default=True, description="the training loss counts the steps between past frames too (original)"
+    )
+    logvar_clamp: float | None = Field(
+        default=None, gt=0, description="c keeps every logvar in [-c, c]; null: unbounded, as the original"
+    )
+
+    @model_validator(mode="after")
+    def _one_skip_rule(self) -> SVGConfig:
+        if self.last_frame_skip and self.legacy_skip:
+            raise ValueError("legacy_skip: means nothing with last_frame_skip; set one of them")
+        return self
+
+
+class SVGState(NamedTuple):
+    """What outlives a step.
+
+    Attributes:
+        predictor, posterior, prior: an LSTM's (h, c), each ``[B, rnn_size]``, for every layer; the fixed
+            prior has none.
+        skips: what the skip maps add to each decoder stage (``Decoder.sides``); none with
+            ``last_frame_skip``.
+    """
+
+    predictor: Cells
+    posterior: Cells
+    prior: Cells
+    skips: tuple[Tensor, ...]
+
+
+class SVG(VideoCVAE):
+    """The SVG model (see the module's docstring).
+
+    Args:
+        config: sizes and switches.
+        condition_shape: (D,), the length of the condition vectors.
+
+    Raises:
+        UserError: the conditions are images. Later: the frames' sides are not multiples of 16.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = SVGConfig
+
+    def __init__(self, config: SVGConfig, condition_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if len(condition_shape) != 1:
+            raise UserError(
+                f"model.name: svg needs vectors as conditions, not shape {condition_shape}",
+                "for label images choose model.name=pose or model.name=reference",
+            )
+        self.config = config
+        g, z, rnn, D = config.g_dim, config.z_dim, config.rnn_size, condition_shape[0]
+        encoder, decoder = BACKBONES[config.backbone]
+        learned = config.prior == "learned"
+        self.encoder: Encoder = encoder(g, config.width, config.norm)
+        self.decoder: Decoder = decoder(g, config.width, config.norm, D if config.conditional_conv else 0)
+        self.frame_predictor = FramePredictor(g + z + D, g, rnn, config.predictor_layers, config.norm)
+        self.posterior = GaussianLSTM(g, z, rnn, config.posterior_layers)
+        self.prior = GaussianLSTM(g, z, rnn, config.prior_layers) if learned else None
+        _initialise(self)
+        self.levels = nn.ModuleList(
+            LatentLevel(self.decoder.channels[s], channels, learned)
+            for s, channels in enumerate(config.levels)
+        )
+
+    def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """``(z_dim,)``, then one map ``(levels[s], h, w)`` for each further level."""
+        H, W = size
+        if H % CELL or W % CELL:
+            raise UserError(
+                f"data.height, data.width: svg needs multiples of {CELL}, these are {H}x{W}",
+                "64x64 is what the original is made for",
+            )
+        cell = self.decoder.coarsest
+        maps = [(n, H * 2**s // cell, W * 2**s // cell) for s, n in enumerate(self.config.levels)]
+        return [(self.config.z_dim,), *maps]
+
+    def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
+        """The targets' encodings ``h [B, K, g_dim]`` and, for further levels, their maps.
+
+        Updates the batch norm's running statistics in training mode: call it once for each step.
+        """
+        features = {"condition": condition}
+        if targets is None:
+            return features
+        h, maps = self._see(targets)
+        return {**features, "x": targets, "h": h, **self._level_maps(maps)}
+
+    def start(self, past: Tensor, condition: Tensor) -> State:
+        """Burn in on the past frames, z at the posterior's mean."""
+        return self._burn_in(past, condition, None)[1]
+
+    def burn_in(self, past: Tensor, condition: Tensor, noise: Sequence[Tensor]) -> tuple[Step | None, State]:
+        """As ``start``, z drawn from the posterior; with ``past_loss`` also the predictions made on the way.
+
+        Their skip maps are the previous frame's: it is a true one.
+        """
+        return self._burn_in(past, condition, noise)
+
+    def step(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """Predict one frame."""
+        one = {name: value[:, None] for name, value in features.items()}
+        steps, state = self.unroll(state, x_prev[:, None], one, [n[:, None] for n in noise], posterior)
+
+        def only(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
+            return tuple(Gaussian(g.mu[:, 0], g.logvar[:, 0]) for g in levels)
+
+        return Step(steps.x_hat[:, 0], only(steps.q), only(steps.p)), state
+
+    def unroll(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """K steps: frames encoded and decoded in one batch of B * K; only the LSTMs run step by step."""
+        h, maps = self._previous(x_prev, features)
+        g, q, p, state = self._advance(state, h, features, noise[0], posterior)
+        sides = self.decoder.sides([m.flatten(0, 1) for m in maps]) if not state.skips else state.skips
+        return self._draw(g, q, p, maps, sides, features, noise[1:], posterior), state
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _steps(self, count: int) -> int:
+        """How many groups of statistics batch norm keeps over ``count`` steps."""
+        return count if self.config.batch_norm == "per_step" else 1
+
+    def _see(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Frames ``[B, K, 3, H, W]`` to ``h [B, K, g_dim]``, float32, and maps ``[B, K, C, h, w]``."""
+        B_K = x.shape[:2]
+        if self.training and self.config.norm == "batch" and B_K[0] == 1:
+            raise UserError(
+                "train.batch_size: 1 is too few for the statistics of model.norm=batch",
+                "raise it, or set model.norm=group",
+            )
+        h, maps = self.encoder(x.flatten(0, 1), self._steps(B_K[1]))
+        return split_time(at_least_float32(h), B_K), [split_time(m, B_K) for m in maps]
+
+    def _level_maps(self, maps: Sequence[Tensor]) -> Features:
+        return {f"map{s}": maps[s] for s in range(len(self.levels))}
+
+    def _previous(self, x_prev: Tensor, features: Features) -> tuple[Tensor, list[Tensor]]:
+        """``_see`` of the previous frames, of which those that are targets too are known already.
+
+        That a true frame is fed shows in the memory: it is the target of the step before. Saves a
+        third of the convolutions under teacher forcing.
+        """
+        K, targets = x_prev.shape[1], features.get("x")
+        if targets is None or K == 1 or self.config.last_frame_skip:
+            return self._see(x_prev)
+        if not x_prev[:, 1:].is_set_to(targets[:, :-1]):
+            return self._see(x_prev)
+        h, maps = self._see(x_prev[:, :1])
+        known = [features[f"map{s}"][:, :-1] for s in range(len(self.levels))]
+        together = [torch.cat((m, k), 1) for m, k in zip(maps, known, strict=False)]
+        return torch.cat((h, features["h"][:, :-1]), 1), together
+
+    def _burn_in(
+        self, past: Tensor, condition: Tensor, noise: Sequence[Tensor] | None
+    ) -> tuple[Step | None, State]:
+        B, P = past.shape[:2]
+        h, maps = self._see(past)
+        skip = max(P - 2, 0) if self.config.legacy_skip else P - 1
+        skips = () if self.config.last_frame_skip else self.decoder.sides([m[:, skip] for m in maps])
+        state = SVGState(
+            self.frame_predictor.initial(h),
+            self.posterior.initial(h),
+            () if self.prior is None else self.prior.initial(h),
+            skips,
+        )
+        if P == 1:
+            return None, state
+        features = {"condition": condition[:, 1:], "h": h[:, 1:]}
+        features |= self._level_maps([m[:, 1:] for m in maps])
+        z_noise = h.new_zeros(B, P - 1, self.config.z_dim) if noise is None else noise[0]
+        g, q, p, state = self._advance(state, h[:, :-1], features, z_noise, posterior=True)
+        if noise is None or not self.config.past_loss:
+            return None, state
+        before = [m[:, :-1] for m in maps]
+        sides = self.decoder.sides([m.flatten(0, 1) for m in before])
+        return self._draw(g, q, p, before, sides, features, noise[1:], posterior=True), state
+
+    def _advance(
+        self, state: SVGState, h: Tensor, features: Features, noise: Tensor, posterior: bool
+    ) -> tuple[Tensor, tuple[Gaussian, ...], tuple[Gaussian, ...], SVGState]:
+        """The LSTMs over K steps: the decoder's input ``[B, K, g_dim]``, q and p of the vector z."""
+        q: tuple[Gaussian, ...] = ()
+        cells, prior_cells = state.posterior, state.prior
+        if self.prior is None:
+            p = standard_normal(noise)
+        else:
+            p, prior_cells = self.prior(h, prior_cells)
+            p = self._clamped(p)
+        if posterior:
+            level, cells = self.posterior(features["h"], cells)
+            q = (self._clamped(level),)
+        z = (q[0] if posterior else p).sample(noise)
+        seen = torch.cat((h, z, features["condition"].to(h.dtype)), 2)
+        g, predictor = self.frame_predictor(seen, state.predictor, self._steps(h.shape[1]))
+        return g, q, (p,), SVGState(predictor, cells, prior_cells, state.skips)
+
+    def _draw(
+        self,
+        g: Tensor,
+        q: tuple[Gaussian, ...],
+        p: tuple[Gaussian, ...],
+        maps: Sequence[Tensor],
+        sides: Sequence[Tensor],
+        features: Features,
+        noise: Sequence[Tensor],
+        posterior: bool,
+    ) -> Step:
+        """Frames from ``g [B, K, g_dim]``, the further latents entering stage by stage."""
+        B_K, steps = g.shape[:2], self._steps(g.shape[1])
+        condition = features["condition"].flatten(0, 1) if self.config.conditional_conv else None
+        cells = (sides[0].shape[-2] // 2, sides[0].shape[-1] // 2)  # a side is as large as a stage's result
+        d = self.decoder.first(g.flatten(0, 1), cells, steps, condition)
+        for s in range(STAGES):
+            d = self.decoder.enter(d)
+            if s < len(self.levels):
+                target = features[f"map{s}"].flatten(0, 1) if posterior else None
+                level = self.levels[s]
+                assert isinstance(level, LatentLevel)
+                q_s, p_s = level(d, maps[s].flatten(0, 1), target)
+                p_s = self._clamped(p_s)
+                q_s = None if q_s is None else self._clamped(q_s)
+                z = (p_s if q_s is None else q_s).sample(noise[s].flatten(0, 1))
+                d = d + level.latent(z.to(d.dtype))
+                p += (_split(p_s, B_K),)
+                q += () if q_s is None else (_split(q_s, B_K),)
+            d = self.decoder.stage(s, d, sides[s], steps, condition)
+        return Step(split_time(torch.sigmoid(at_least_float32(d)), B_K), q, p)
+
+    def _clamped(self, gaussian: Gaussian) -> Gaussian:
+        c = self.config.logvar_clamp
+        return gaussian if c is None else Gaussian(gaussian.mu, gaussian.logvar.clamp(-c, c))
+
+
+def _split(gaussian: Gaussian, shape: torch.Size) -> Gaussian:
+    return Gaussian(split_time(gaussian.mu, shape), split_time(gaussian.logvar, shape))
+
+
+@torch.no_grad()
+def _initialise(model: nn.Module) -> None:
+    """As the original: normal with standard deviation 0.02, around 1 for norms; biases 0; LSTM cells as
+    PyTorch has them. The condition's scales and shifts start at nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
+            mean = 1.0 if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) else 0.0
+            module.weight.normal_(mean, 0.02)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, Layer) and module.modulate is not None:
+            nn.init.zeros_(module.modulate.weight)
+
+
+MODEL = SVG

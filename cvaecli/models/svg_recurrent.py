@@ -1,0 +1,125 @@
+"""What gives the SVG model its memory and its latents: LSTMs over K steps, and the further latent levels.
+
+- cells are passed in and returned; embeddings and heads run over all K steps at once
+- float32 also under autocast: a cell's sum over hundreds of steps needs the digits, and costs little
+- names of the state-dict entries are the original's (``embed``, ``lstm.0.weight_ih``, ``mu_net``, ...)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .base import Gaussian
+from .layers import at_least_float32
+from .svg_backbones import Norm, make_norm, normalise
+
+Cells = tuple[tuple[Tensor, Tensor], ...]
+"""(h, c) of every layer, each ``[B, hidden]``."""
+
+HEAD_WIDTH = 64  # most channels between a level's two convolutions
+
+
+class LSTM(nn.Module):
+    """Linear embedding, then a stack of LSTM cells (original: lstm without its output)."""
+
+    def __init__(self, inputs: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(inputs, hidden)
+        self.lstm = nn.ModuleList(nn.LSTMCell(hidden, hidden) for _ in range(layers))
+
+    def initial(self, like: Tensor) -> Cells:
+        """Zeros, for as many rows as ``like`` has."""
+        zeros = like.new_zeros(like.shape[0], self.embed.out_features)
+        return tuple((zeros, zeros) for _ in self.lstm)
+
+    def run(self, x: Tensor, cells: Cells) -> tuple[Tensor, Cells]:
+        """``[B, K, inputs] -> [B, K, hidden]``, and the cells after the last step."""
+        states, outputs = list(cells), []
+        for h in self.embed(x).unbind(1):
+            for n, cell in enumerate(self.lstm):
+                states[n] = cell(h, states[n])
+                h = states[n][0]
+            outputs.append(h)
+        return torch.stack(outputs, 1), tuple(states)
+
+
+class FramePredictor(LSTM):
+    """LSTM, then a linear layer, a norm and tanh: the vector that the decoder draws from."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, layers: int, norm: Norm) -> None:
+        super().__init__(inputs, hidden, layers)
+        self.output = nn.ModuleList([nn.Linear(hidden, outputs), make_norm(norm, outputs)])
+
+    def forward(self, x: Tensor, cells: Cells, steps: int) -> tuple[Tensor, Cells]:
+        """``[B, K, inputs] -> [B, K, outputs]``; ``steps``: see ``svg_backbones.normalise``."""
+        with torch.autocast(x.device.type, enabled=False):
+            h, cells = self.run(x, cells)
+            y = self.output[0](h.flatten(0, 1))[:, :, None, None]
+            y = torch.tanh(normalise(self.output[1], y, steps))
+        return y.view(*h.shape[:2], -1), cells
+
+
+class GaussianLSTM(LSTM):
+    """LSTM, then ``mu`` and ``logvar`` (original: gaussian_lstm)."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, layers: int) -> None:
+        super().__init__(inputs, hidden, layers)
+        self.mu_net = nn.Linear(hidden, outputs)
+        self.logvar_net = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor, cells: Cells) -> tuple[Gaussian, Cells]:
+        """``[B, K, inputs]`` to K Gaussians ``[B, K, outputs]``."""
+        with torch.autocast(x.device.type, enabled=False):
+            h, cells = self.run(x, cells)
+            return Gaussian(self.mu_net(h), self.logvar_net(h)), cells
+
+
+class LatentLevel(nn.Module):
+    """One further latent map: posterior, prior (learned or N(0, I)) and the way into the decoder.
+
+    Args:
+        channels: of the decoder's and the encoder's maps at this scale.
+        z_dim: latent channels at every cell.
+        learned: whether the prior is.
+    """
+
+    def __init__(self, channels: int, z_dim: int, learned: bool) -> None:
+        super().__init__()
+        self.z_dim = z_dim
+        self.posterior = _head(3 * channels, z_dim)
+        self.prior = _head(2 * channels, z_dim) if learned else None
+        self.latent = nn.Conv2d(z_dim, channels, 1)
+
+    def forward(self, d: Tensor, previous: Tensor, target: Tensor | None) -> tuple[Gaussian | None, Gaussian]:
+        """q, where there is a target, and p: ``[N, z_dim, h, w]`` from maps ``[N, C, h, w]``.
+
+        Args:
+            d: the decoder's map, drawn from everything coarser.
+            previous, target: the encoder's maps of the previous and of the target frame.
+        """
+        seen = torch.cat((d, previous), 1)
+        q = None if target is None else _gaussian(self.posterior(torch.cat((seen, target), 1)))
+        if self.prior is not None:
+            return q, _gaussian(self.prior(seen))
+        return q, standard_normal(d.new_zeros(()).expand(len(d), self.z_dim, *d.shape[2:]))
+
+
+def standard_normal(like: Tensor) -> Gaussian:
+    """N(0, I) in the shape of ``like``, float32, without memory of its own."""
+    zeros = like.new_zeros((), dtype=torch.float32).expand(like.shape)
+    return Gaussian(zeros, zeros)
+
+
+def _head(inputs: int, z_dim: int) -> nn.Sequential:
+    """Convolutions to mu and logvar, near zero at the start: q, p and N(0, I) then nearly agree."""
+    width = min(inputs, HEAD_WIDTH)
+    last = nn.Conv2d(width, 2 * z_dim, 1)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.LeakyReLU(0.2), last)
+
+
+def _gaussian(parameters: Tensor) -> Gaussian:
+    mu, logvar = at_least_float32(parameters).chunk(2, 1)
+    return Gaussian(mu, logvar)
