@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -51,7 +51,13 @@ def _save_beside(path: Path, checkpoint: Mapping[str, Any]) -> Path:
 
 
 def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
-    """The newest whole checkpoint, and a warning where that is not ``last.pt``."""
+    """The newest whole checkpoint, and a warning where that is not ``last.pt``.
+
+    A damaged ``last.pt`` is set aside, so that the next save does not move it over the good previous
+    one; what a killed process left half written is removed.
+    """
+    for left_over in run.checkpoint_path("last").parent.glob(".*.tmp"):
+        left_over.unlink()
     last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
     if not last.is_file() and not previous.is_file():
         raise UserError(f"{run.path}: holds no checkpoint to resume from", "start the training anew")
@@ -60,7 +66,10 @@ def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
     except UserError as error:
         if not previous.is_file():
             raise
-        return _load_state(previous), f"{error.message}; going on from previous.pt"
+        checkpoint = _load_state(previous)
+        if last.is_file():
+            last.replace(last.with_name("last.pt.damaged"))
+        return checkpoint, f"{error.message}; going on from previous.pt"
 
 
 def _load_state(path: Path) -> dict[str, Any]:
@@ -78,13 +87,17 @@ def load(path: Path) -> dict[str, Any]:
         UserError: missing, damaged, or not one of ours.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _read(path, "cpu")
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None  # PyTorch takes a flipped bit for a weight
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except Exception:  # damage can surface anywhere in the unpickler, in any way whatever
+        whole = False
+    if not whole:
         raise UserError(
             f"{path}: damaged, or not a checkpoint of plain tensors", "use previous.pt or best.pt beside it"
-        ) from None
+        )
     known = {"format", "config", "model", "condition_shape", "epoch", "step"}
     if not isinstance(checkpoint, dict) or not known <= checkpoint.keys():
         raise UserError(
@@ -95,11 +108,17 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _read(path: Path, device: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols; what matters is raised
+        return torch.load(path, map_location=device, weights_only=True)
+
+
 def is_foreign(path: Path) -> bool:
     """True for a file of tensors that this tool did not write (a course checkpoint, perhaps)."""
     try:
-        content = torch.load(path, map_location="meta", weights_only=True)
-    except (UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        content = _read(path, "meta")
+    except Exception:
         return True  # whoever reads it next says what is wrong with it
     return not (isinstance(content, dict) and "format" in content)
 

@@ -176,7 +176,8 @@ class Terminal:
             return
         row = event.row
         parts = [
-            f"epoch {event.epoch:>3}/{self._epoch_count}" + ("" if event.complete else " (cut short)"),
+            f"epoch {event.epoch:>3} ({event.epoch + 1}/{self._epoch_count})"
+            + ("" if event.complete else " (cut short)"),
             f"loss {row['train/loss']:.4f}",
             f"recon {row['train/recon']:.4f}",
             f"kl {row['train/kl']:.2f}",

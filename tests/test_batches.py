@@ -53,7 +53,7 @@ def test_no_row_holds_frames_of_two_clips_or_beyond_one(sampling: str, shuffle: 
     one = sampler(lengths, sampling, shuffle=shuffle, stride=3, batch_size=1)
     rows = [row for epoch in range(5) for row in flat(drawn(one, epoch))]
     for clip, frames in rows:
-        assert 0 <= min(frames) and max(frames) < lengths[clip] and len(frames) == 4
+        assert min(frames) >= 0 and max(frames) < lengths[clip] and len(frames) == 4
         run = frames if sampling == "windows" else frames[1:]
         assert run == list(range(run[0], run[0] + len(run)))
     assert {clip for clip, _ in rows} == {0, 2, 3}, "the clip of 2 frames is too short"
@@ -177,9 +177,10 @@ def test_vectors_are_not_scaled() -> None:
 # --- augmentation -------------------------------------------------------------------------------------
 
 
-def pictures(B: int = 6, T: int = 3, H: int = 10, W: int = 14) -> tuple[Tensor, Tensor]:
+def pictures(samples: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(B, T, 3, H, W, generator=generator), torch.rand(B, T, 3, H, W, generator=generator)
+    frames, labels = torch.rand(2, samples, 3, 3, 10, 14, generator=generator)
+    return frames, labels
 
 
 def test_augment_off_gives_the_same_tensors() -> None:
@@ -196,7 +197,7 @@ def test_a_flip_is_an_exact_mirror_of_frames_and_labels() -> None:
 
 
 def test_half_of_the_samples_flip_each_with_all_its_frames() -> None:
-    frames, labels = pictures(B=40)
+    frames, labels = pictures(samples=40)
     out = augment(frames, labels, AugmentConfig(flip=0.5), stream(0, "augment"))
     kinds = []
     for b in range(40):
@@ -208,7 +209,7 @@ def test_half_of_the_samples_flip_each_with_all_its_frames() -> None:
 
 
 def test_a_shift_moves_by_whole_pixels_and_continues_the_border() -> None:
-    frames, labels = pictures(B=30)
+    frames, labels = pictures(samples=30)
     out = augment(frames, labels, AugmentConfig(shift=(2, 3)), stream(1, "augment"))
     padded = torch.nn.functional.pad(frames.flatten(0, 1), (3, 3, 2, 2), mode="replicate").unflatten(
         0, (30, 3)

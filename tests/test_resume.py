@@ -105,13 +105,9 @@ def test_resumed_after_an_epoch_equals_uninterrupted() -> None:
 def test_taking_the_state_changes_nothing() -> None:
     config = make_config(**EVERYTHING)
     plain, watched = make_trainer(config), make_trainer(config)
-    rows, other = [], []
-    for event in plain.events():
-        rows.append(event.row if isinstance(event, EpochEvent) else event.terms)
-    for event in watched.events():
+    for event, other in zip(plain.events(), watched.events(), strict=True):
         watched.state_dict()
-        other.append(event.row if isinstance(event, EpochEvent) else event.terms)
-    for one, two in zip(rows, other, strict=True):
+        one, two = (e.row if isinstance(e, EpochEvent) else e.terms for e in (event, other))
         if one is None or two is None:
             assert one is two
         else:
@@ -180,6 +176,33 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert_runs_equal(api.resume("a", runs=tmp_path), whole)
     assert run.info()["resumed_at_step"] == step + 6
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class InterruptsValidation(Silent):
+    """Sends a signal in the middle of a validation; the loop must not wait for its end."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def validating(self, done: int, total: int) -> None:
+        assert self.left > 0, "told on after the signal"
+        if done * 2 >= total > done:
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_validation_is_broken_off_and_done_again(
+    data: Path, whole: Run, tmp_path: Path, number: int
+) -> None:
+    """After epochs with and without a blend of weights, and after the last."""
+    with pytest.raises(InterruptedRun) as caught:
+        api.train(settings(data), name="a", runs=tmp_path, reporter=InterruptsValidation(number))
+    assert caught.value.exit_code == 143 and f"step {5 * number};" in caught.value.message
+    run = Run(tmp_path / "a")
+    assert len(read_rows(run.path / "metrics.csv")) == number - 1
+    assert_runs_equal(api.resume("a", runs=tmp_path), whole)
 
 
 def test_saving_within_epochs_changes_nothing(data: Path, whole: Run, tmp_path: Path) -> None:
@@ -283,10 +306,19 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
         time.sleep(0.01)
 
 
+LONGER = ("train.epochs=16", "eval.frames=2", "eval.sample_strips=false")
+
+
+@pytest.fixture(scope="module")
+def longer(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return api.train(settings(data, *LONGER), name="longer", runs=tmp_path_factory.mktemp("longer"))
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_is_ended_can_be_resumed(data: Path, tmp_path: Path, signum: signal.Signals) -> None:
-    config = settings(data, "train.epochs=60", "eval.every=0", "train.save_every=0", "eval.frames=2")
-    process = started(config, tmp_path)
+def test_a_process_that_is_ended_can_be_resumed(
+    data: Path, longer: Run, tmp_path: Path, signum: signal.Signals
+) -> None:
+    process = started(settings(data, *LONGER), tmp_path)
     run = Run(tmp_path / "runs" / "a")
     wait_for(lambda: len(read_rows(run.path / "metrics.csv")) >= 3, process)
     process.send_signal(signum)
@@ -297,7 +329,5 @@ def test_a_process_that_is_ended_can_be_resumed(data: Path, tmp_path: Path, sign
     else:
         assert process.returncode == 128 + signum and run.info()["status"] == "interrupted"
         assert err.count("\n") == 1 and "cvae train --resume" in err
-    assert 15 <= checkpoint.load(run.checkpoint_path("last"))["step"] < 300
-    api.resume("a", runs=tmp_path / "runs")
-    whole = api.train(config, name="whole", runs=tmp_path / "runs")
-    assert_runs_equal(run, whole)
+    assert 15 <= checkpoint.load(run.checkpoint_path("last"))["step"] < 80
+    assert_runs_equal(api.resume("a", runs=tmp_path / "runs"), longer)

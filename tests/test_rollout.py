@@ -26,12 +26,12 @@ def model(request: pytest.FixtureRequest) -> VideoCVAE:
     return MODELS[request.param]()
 
 
-def given(B: int = 2, K: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+def given(steps: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     """past ``[B, 2, ...]``, its conditions, the conditions of K steps."""
     generator = torch.Generator().manual_seed(1)
     shape = (3, *SIZE)
-    past, past_condition = (torch.rand(B, 2, *shape, generator=generator) for _ in range(2))
-    return past, past_condition, torch.rand(B, K, *shape, generator=generator)
+    past, past_condition = (torch.rand(2, 2, *shape, generator=generator) for _ in range(2))
+    return past, past_condition, torch.rand(2, steps, *shape, generator=generator)
 
 
 def named_noise(model: VideoCVAE, *names: str) -> Noise:
@@ -75,7 +75,7 @@ def test_a_condition_changes_its_frame_and_no_earlier_one(model: VideoCVAE) -> N
 
 
 def test_the_first_frames_of_a_long_rollout_equal_a_short_one(model: VideoCVAE) -> None:
-    *_, conditions = given(K=30)
+    *_, conditions = given(30)
     noise = named_noise(model, "a", "b")
     long = predicted(model, conditions, noise, [6] * 5)
     assert torch.equal(long[:, :12], predicted(model, conditions[:, :12], noise, [6, 6]))
@@ -150,7 +150,7 @@ def test_no_mode_leaks_to_the_consumer(model: VideoCVAE) -> None:
 
 def test_predictions_are_fed_back() -> None:
     """The toy's recursion written out: x_t = w (x_{t-1} + c_t) + t / 1000."""
-    past, _, conditions = given(K=4)
+    past, _, conditions = given(4)
     x, expected = past[:, -1], []
     for k in range(4):
         x = 0.5 * (x + conditions[:, k]) + k / 1000

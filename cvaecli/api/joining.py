@@ -27,6 +27,9 @@ RUNS = Path("runs")
 def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> VideoData:
     """The config's data set, decoded on first use; tells what is odd about it."""
     data = config.data
+    for split in need:
+        if split not in ("train", "val", "test"):
+            raise UserError(f"--split {split}: is not a split", "train, val or test")
     train_frames = (
         config.train.window if models.load(config.model_name).sampling == "windows" else data.n_past + 1
     )

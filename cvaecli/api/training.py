@@ -122,7 +122,21 @@ def _fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run
     """Run the trainer's events into the run folder, then validate."""
     try:
         with Interruption() as interruption, reporter.training(trainer.config.train.epochs):
-            trainer.on_validation = reporter.validating
+
+            def stop_if_asked() -> None:
+                if interruption.signum is not None:
+                    checkpoints.save_last(run, _checkpoint(trainer, data))
+                    raise InterruptedRun(
+                        interruption.signum,
+                        f"interrupted at step {trainer.step}; everything is saved",
+                        f"go on with: cvae train --resume {run.path}",
+                    )
+
+            def validating(done: int, total: int) -> None:
+                reporter.validating(done, total)
+                stop_if_asked()
+
+            trainer.on_validation = validating
             saved_at = time.monotonic()
             for event in trainer.events():
                 if isinstance(event, StepEvent):
@@ -135,13 +149,8 @@ def _fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run
                     _log_epoch(run, trainer, data, event)
                     reporter.epoch(event)
                     saved_at = time.monotonic()
-                if interruption.signum is not None and not trainer.finished:
-                    checkpoints.save_last(run, _checkpoint(trainer, data))
-                    raise InterruptedRun(
-                        interruption.signum,
-                        f"interrupted at step {trainer.step}; everything is saved",
-                        f"go on with: cvae train --resume {run.path}",
-                    )
+                if not trainer.finished:
+                    stop_if_asked()
     except (InterruptedRun, KeyboardInterrupt):
         run.update_info(status="interrupted")
         raise

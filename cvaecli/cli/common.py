@@ -10,6 +10,7 @@ import typer
 
 from ..console import Terminal
 from ..errors import CvaeError, DataError
+from ..signals import InterruptedRun
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
@@ -46,7 +47,10 @@ def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) ->
     except CvaeError as error:
         if debug:
             raise
-        console.error(error.message, error.hint)
+        if isinstance(error, InterruptedRun):
+            console.warn(str(error))
+        else:
+            console.error(error.message, error.hint)
         if isinstance(error, DataError) and len(error.faults) > 1:
             for fault in error.faults:
                 console.error(fault)

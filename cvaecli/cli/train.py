@@ -61,7 +61,7 @@ def train(
             run = api.train(settings, name=name, stem=Path(config).stem, reporter=console)
         from .validate import show
 
-        show(console, api.evaluation(run))
+        show(console, {"run": str(run.path), **api.evaluation(run)})
         if not as_json:
             console.result(f"run: {run.path}   next: cvae plot all {run.path}, cvae export-gif {run.path}")
 

@@ -100,7 +100,12 @@ class Sampler:
         fast = partial * train.fast_partial
         self._fast = self._places(_first_frames(lengths, fast)) if train.fast_epochs else self._all
         for places in (self._all, self._fast):
-            if len(places) < (train.batch_size if train.steps_per_epoch is None else 1):
+            if not len(places):
+                raise UserError(
+                    f"train.window: {train.window}, but no training clip has {self._run} frames",
+                    "lower train.window, or raise data.partial",
+                )
+            if len(places) < train.batch_size and train.steps_per_epoch is None:
                 raise UserError(
                     f"train.batch_size: {train.batch_size}, but the training clips hold only {len(places)} "
                     f"runs of {self._run} frames",

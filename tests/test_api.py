@@ -1,0 +1,327 @@
+"""Training, validation and prediction joined: what they leave on the disk, and that they agree."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import CPU, make_config, write_set
+from PIL import Image
+
+import cvaecli
+from cvaecli import api, checkpoint, config
+from cvaecli.api import joining
+from cvaecli.data.clip import Clip, VideoData
+from cvaecli.engine.evaluate import evaluate
+from cvaecli.errors import CvaeError, UserError
+from cvaecli.reporter import Silent
+from cvaecli.run import METRIC_COLUMNS, Run, read_rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data") / "set", size=12)
+
+
+def settings(data: Path, *overrides: str, **sections: dict[str, Any]) -> Any:
+    sizes = ("data.height=12", "data.width=12", f"data.root={data}")
+    return make_config(*sizes, *overrides, **sections)
+
+
+TRAINED = (
+    *("train.epochs=3", "train.steps_per_epoch=20", "train.save_every=2", "optim.lr=1e-2", "kl.weight=1e-4"),
+    *("model.z_dim=8", "model.output=sigmoid"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    runs = tmp_path_factory.mktemp("home") / "runs"
+    return api.train(settings(data, *TRAINED), stem="tiny", runs=runs)
+
+
+def test_a_training_leaves_the_run_folder_of_the_readme(run: Run, data: Path) -> None:
+    found = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    assert found == {
+        *("config.yaml", "run.json", "metrics.csv", "steps.csv"),
+        *(f"checkpoints/{name}.pt" for name in ("last", "previous", "best", "epoch-0001")),
+        *(f"samples/epoch-000{epoch}.png" for epoch in range(3)),
+        *(f"eval/val/{name}" for name in ("metrics.json", "per_frame.csv", "strip.png")),
+    }
+    assert run.name == "tiny-001" and (run.path.parent / "latest").resolve() == run.path.resolve()
+    assert config.load(run.path / "config.yaml") == settings(data, *TRAINED)
+    info = run.info()
+    assert info["status"] == "finished" and info["steps"] == 60 and info["seed"] == 42
+    assert info["data"]["fingerprint"] and info["parameters"] > 0 and info["precision"] == "fp32"
+    rows = read_rows(run.path / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"] and list(rows[0]) == METRIC_COLUMNS
+    assert all(row["val/psnr"] and row["train/loss"] for row in rows)
+
+
+def test_best_is_the_best_validation_and_is_what_is_scored(run: Run) -> None:
+    rows = read_rows(run.path / "metrics.csv")
+    values = [float(row["val/psnr"]) for row in rows]
+    best = checkpoint.load(run.checkpoint_path("best"))
+    assert best["epoch"] - 1 == values.index(max(values)) and best["psnr"] == pytest.approx(max(values))
+    assert "trainer" not in best and "trainer" in checkpoint.load(run.checkpoint_path("last"))
+    metrics = api.evaluation(run)
+    assert metrics["psnr"] == pytest.approx(max(values), abs=1e-3)
+    assert metrics["protocol"]["checkpoint"] == "best.pt"
+    assert metrics["protocol"]["checkpoint_fingerprint"] == checkpoint.fingerprint(best)
+
+
+def test_validate_gives_what_it_writes(run: Run) -> None:
+    summary = api.validate(run.path)
+    written = json.loads((run.path / "eval/val/metrics.json").read_text())
+    assert summary == written
+    assert set(summary) >= {
+        *("psnr", "psnr_one_step", "psnr_of_mean_mse", "psnr_per_channel", "ssim", "kl", "frames", "clips"),
+        *("baselines", "protocol"),
+    }
+    assert set(summary["baselines"]) == {"repeat_last_past", "mean_frame"}
+    rows = list(csv.DictReader((run.path / "eval/val/per_frame.csv").open()))
+    assert len(rows) == summary["frames"] == 6
+    assert np.mean([float(row["psnr"]) for row in rows]) == pytest.approx(summary["psnr"], abs=1e-5)
+    assert [int(row["frame"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_validating_twice_and_in_other_pieces_is_the_same(run: Run) -> None:
+    scores = [
+        api.validate(run.path, overrides, runs=run.path.parent)["psnr"]
+        for overrides in ([], [], ["eval.chunk=2", "eval.batch_size=1"], ["seed=7"])
+    ]
+    assert scores[0] == scores[1] == pytest.approx(scores[2], abs=1e-4)
+    assert scores[3] != scores[0], "another seed, other noise"
+
+
+def test_prediction_and_validation_agree(run: Run, data: Path, tmp_path: Path) -> None:
+    api.validate(run.path)
+    (path,) = api.predict(run.path, out=tmp_path / "x.npz", split="val")
+    frames = np.load(path)["frames"]
+    truth = np.stack([np.asarray(Image.open(data / f"val/val_img/{t}.png")) for t in range(7)])
+    assert frames.shape == truth.shape == (7, 12, 12, 3) and frames.dtype == np.uint8
+    np.testing.assert_array_equal(frames[0], truth[0])
+    error = ((frames / 255.0 - truth / 255.0) ** 2).mean((1, 2, 3))[1:]
+    rows = list(csv.DictReader((run.path / "eval/val/per_frame.csv").open()))
+    np.testing.assert_allclose(-10 * np.log10(error), [float(row["psnr"]) for row in rows], atol=0.05)
+
+
+def test_prediction_and_validation_draw_the_same_noise(run: Run, tmp_path: Path) -> None:
+    """To the last grey level, and another seed gives another picture."""
+    opened = joining.open_run(run.path, [])
+    clips = joining.load_data(opened.config, ("val",), Silent()).splits["val"]
+    scores = evaluate(opened.model, clips, CPU, opened.config.eval, n_past=1, seed=opened.config.seed)
+    strip = scores.clips[0].strip["rollout"]
+    (path,) = api.predict(run.path, out=tmp_path / "x.npz", split="val")
+    np.testing.assert_array_equal(np.load(path)["frames"][1:], strip)
+    (path,) = api.predict(run.path, ["seed=7"], out=tmp_path / "x.npz", split="val")
+    assert not np.array_equal(np.load(path)["frames"][1:], strip)
+
+
+def test_the_prior_mean_has_one_sample(run: Run, tmp_path: Path) -> None:
+    def frames(*overrides: str) -> list[np.ndarray]:
+        paths = api.predict(run.path, overrides, out=tmp_path / "m.npz", samples=2)
+        return [np.load(path)["frames"] for path in paths]
+
+    a, b = frames()
+    assert not np.array_equal(a, b)
+    a, b = frames("eval.prior=mean")
+    assert np.array_equal(a, b)
+
+
+def test_the_first_frames_of_a_long_prediction_equal_a_short_one(run: Run, tmp_path: Path) -> None:
+    long, short = (
+        np.load(api.predict(run.path, out=tmp_path / f"{n}.npz", frames=n)[0])["frames"] for n in (7, 4)
+    )
+    np.testing.assert_array_equal(long[:4], short)
+
+
+def test_the_submission_is_the_courses(run: Run, data: Path, tmp_path: Path) -> None:
+    paths = api.predict(
+        run.path, out=tmp_path / "x.npz", sequence="all", submission=tmp_path / "submission.csv"
+    )
+    assert [path.name for path in paths] == ["x-0.npz", "x-1.npz", "submission.csv"]
+    lines = (tmp_path / "submission.csv").read_text().splitlines()
+    assert lines[0] == ",".join(["id", *map(str, range(3 * 12 * 12))])
+    table = np.array([[int(v) for v in line.split(",")] for line in lines[1:]])
+    assert table.shape == (14, 1 + 3 * 12 * 12) and table[:, 0].tolist() == list(range(14))
+    frames = np.concatenate([np.load(path)["frames"] for path in paths[:2]])
+    np.testing.assert_array_equal(table[:, 1:].reshape(14, 3, 12, 12), np.moveaxis(frames, -1, 1))
+    first = np.asarray(Image.open(data / "test/test_img/1/0.png"))
+    np.testing.assert_array_equal(table[7, 1:].reshape(3, 12, 12), np.moveaxis(first, -1, 0))
+
+
+def test_too_many_frames_are_refused_before_anything_is_written(run: Run, tmp_path: Path) -> None:
+    for sequence in (0, "all"):
+        with pytest.raises(UserError, match="--frames 8") as caught:
+            api.predict(run.path, out=tmp_path / "x.gif", frames=8, sequence=sequence)
+        assert "2 to 7" in caught.value.hint
+    with pytest.raises(UserError, match="--frames 1"):
+        api.predict(run.path, out=tmp_path / "x.gif", frames=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_short_sequence_is_noticed_before_the_long_ones_are_predicted(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "set")
+    for t in (4, 5, 6):
+        (tmp_path / f"set/test/test_label/1/{t}.png").unlink()
+    with pytest.raises(UserError, match="--frames 6: test/1 has conditions for 4"):
+        api.predict(
+            run.path,
+            [f"data.root={tmp_path / 'set'}"],
+            out=tmp_path / "x.npz",
+            frames=6,
+            submission=tmp_path / "submission.csv",
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_export_gif_shows_three_panels_where_there_is_a_truth(run: Run) -> None:
+    path = api.export_gif(run.path)
+    assert path == run.path / "predictions" / "val-0-panels.gif"
+    with Image.open(path) as gif:
+        width, frames = gif.width, getattr(gif, "n_frames", 1)
+    assert frames == 7
+    without = api.export_gif(run.path, split="test")
+    with Image.open(without) as gif:
+        assert gif.width < width, "test has no true frames: two panels"
+
+
+def test_plot_draws_from_the_files_alone(run: Run, tmp_path: Path) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "checkpoints").mkdir()
+    shutil.copy(run.checkpoint_path("last"), copy / "checkpoints")
+    for path in api.plot("all", [copy]):
+        with Image.open(path) as image:
+            assert image.width > 100
+
+
+def test_a_failed_training_says_so_and_keeps_its_last_checkpoint(data: Path, tmp_path: Path) -> None:
+    """The learning rate throws the weights out of every range; the first epoch's loss is still finite."""
+    broken = settings(
+        data,
+        *("optim.lr=1e30", "train.window=20", "train.batch_size=1", "eval.every=0", "train.epochs=5"),
+        optim={"name": "sgd", "schedule": "constant"},
+        train={"grad_clip": None},
+    )
+    with pytest.raises(CvaeError, match="step 2 ") as caught:
+        api.train(broken, name="broken", runs=tmp_path)
+    assert caught.value.exit_code == 1
+    run = Run(tmp_path / "broken")
+    assert run.info()["status"] == "failed" and "training stopped" in run.info()["error"]
+    assert checkpoint.load(run.checkpoint_path("last"))["step"] == 1
+    assert len(read_rows(run.path / "metrics.csv")) == 1
+
+
+def test_wrong_data_leave_no_run_behind(data: Path, tmp_path: Path) -> None:
+    for overrides in (
+        ["data.root=/nowhere"],
+        ["train.window=21"],
+        ["train.batch_size=99"],
+        ["runtime.device=cuda:77"],
+    ):
+        with pytest.raises(UserError):
+            api.train(settings(data, *overrides), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_leaves_nothing_and_tells_sizes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for overrides in ([], ["train.batch_size=1", "train.window=20"], ["train.max_steps=1"]):
+        report = api.dry_run(settings(data, *overrides))
+        assert report["seconds_per_step"] > 0 and report["peak_memory_gb"] > 0
+    assert report["steps"] == 1 and report["splits"]["train"] == [20]
+    assert report["frame_shape"] == [3, 12, 12] and report["batch"] == [2, 4]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_does_not_validate(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("a validation can take minutes")
+
+    monkeypatch.setattr("cvaecli.engine.fit.Trainer.evaluate", never)
+    api.dry_run(settings(data, "train.batch_size=1", "train.window=20"))
+
+
+@pytest.mark.parametrize(
+    "override", ["model.z_dim=8", "train.epochs=3", "optim.lr=1", "kl.stop=0", "nonsense=1"]
+)
+def test_what_belongs_to_the_training_cannot_be_changed_afterwards(run: Run, override: str) -> None:
+    for call in (api.validate, api.predict, api.export_gif):
+        with pytest.raises(UserError, match="belongs to the training"):
+            call(run.path, [override])
+
+
+def test_splits_and_sequences_that_are_not_there(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        api.validate(run.path, split="nope")
+    with pytest.raises(UserError, match="no true frames"):
+        api.validate(run.path, split="test")
+    with pytest.raises(UserError, match="sequences 0 to 1"):
+        api.predict(run.path, sequence=2, out=tmp_path / "x.gif")
+
+
+def test_train_init_starts_from_a_runs_weights(run: Run, data: Path, tmp_path: Path) -> None:
+    best = run.checkpoint_path("best")
+    init = shutil.copy(best, tmp_path / "init.pt")
+    more = settings(data, f"train.init={init}", "optim.lr=1e-12", "train.epochs=1", "train.grad_clip=1e-9")
+    more = more.model_copy(update={"model": settings(data, *TRAINED).model})
+    started = api.train(more, name="more", runs=tmp_path)
+    old, new = (checkpoint.load(path)["model"] for path in (best, started.checkpoint_path("last")))
+    for name, value in old.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(new[name], value, atol=1e-6, rtol=1e-5)
+    Path(init).unlink()
+    api.resume(started.path, ["train.epochs=2"])  # needs it no more
+    other = settings(data, f"train.init={best}")
+    with pytest.raises(UserError, match="does not fit"):
+        api.train(other, runs=tmp_path)
+
+
+def test_without_a_root_the_built_in_set_serves_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    asked: dict[str, Any] = {}
+
+    def load(root: Path | None, **options: Any) -> VideoData:
+        asked.update(options, root=root)
+        return VideoData({}, "here", "0")
+
+    monkeypatch.setattr(joining.sources, "load", load)
+    joining.load_data(make_config(), ("train", "val"), reporter)
+    assert asked["root"] is None and asked["need"] == ("train", "val") and "synthetic" in notes[0]
+
+
+def test_nan_does_not_reach_json() -> None:
+    from cvaecli.api.validation import without_nan
+
+    assert without_nan({"a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}], "d": "nan", "e": 3}) == {
+        **{"a": None, "b": [None, 1.5, {"c": None}]},
+        **{"d": "nan", "e": 3},
+    }
+
+
+def test_the_public_names_are_there_and_others_are_not() -> None:
+    for name in cvaecli.__all__:
+        assert getattr(cvaecli, name) is not None
+    assert dir(cvaecli) == sorted(cvaecli.__all__) and cvaecli.train is api.train
+    with pytest.raises(AttributeError):
+        _ = cvaecli.nonsense  # type: ignore[attr-defined]
+
+
+def test_a_clip_knows_its_lengths() -> None:
+    clip = Clip("x", np.zeros((1, 3, 4, 4), np.uint8), np.zeros((5, 2), np.float32))
+    assert (clip.n_frames, clip.n_steps) == (1, 5)
