@@ -55,8 +55,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which clips, at which size."""
 
-    kind: Literal["dance"] = "dance"
-    """Layout of the data: ``dance`` (frames and label images in train/val/test folders)."""
+    kind: Literal["dance", "robot"] = "dance"
+    """Layout of the data: ``dance`` (frames and label images in train/val/test folders), or ``robot``
+    (trajectories with actions and positions, as folders or BAIR's TFRecords)."""
     root: UserPath | None = None
     """Folder of the data set. Without one, the built-in synthetic set serves."""
     height: Annotated[int, Field(ge=8, le=4096)] = 32
@@ -114,6 +115,9 @@ class TrainConfig(Section):
     recon: Literal["mse", "l1", "optimal_sigma"] = "mse"
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
+    prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model
+    that is only ever told the target by the posterior leans on z (hybrid objective, Sohn et al. 2015)."""
     time_reduction: Literal["sum", "mean"] = "sum"
     """Sum (course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0

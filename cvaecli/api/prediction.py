@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ def predict(
         for sample in range(samples):
             path = _numbered(out, *([number] if several else []), *([f"s{sample}"] if samples > 1 else []))
             with reporter.task(f"Predicting {clip.name}") as advance:
+                began = time.perf_counter()
                 stream = _predicted(model, clip, n, config, device, sample)
                 media.write(_counted(stream, n, advance), path, fps=fps, scale=scale, total=n)
+                seconds = time.perf_counter() - began
+            reporter.note(f"{clip.name}: predicted and wrote {n} frames in {seconds:.2f} s")
             written.append(path)
     if submission is not None:
         with reporter.task("Writing the submission") as advance:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from ..errors import UserError
 from .common import AsJson, Debug, Quiet, terminal
+
+Kind = Literal["dance", "robot"]
+Layout = Literal["processed", "tfrecord"]
+HEIGHT, WIDTH = "(dance: 32, robot: 64)", "(64)"
 
 app = typer.Typer(help="Write the built-in data to disk, or check a data set.", no_args_is_help=True)
 
@@ -15,23 +20,66 @@ app = typer.Typer(help="Write the built-in data to disk, or check a data set.", 
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],
-    height: Annotated[int, typer.Option(min=16, max=1024, help="Frame height in pixels.")] = 32,
-    width: Annotated[int, typer.Option(min=16, max=1024, help="Frame width in pixels.")] = 64,
+    kind: Annotated[
+        Kind, typer.Option(help="A dancer in a room, or a robot arm that pushes things.")
+    ] = "dance",
+    layout: Annotated[
+        Layout | None, typer.Option(help="Of a robot set: folders of PNG and CSV, or TFRecords. (processed)")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(min=16, max=1024, help=f"Frame height in pixels. {HEIGHT}")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=16, max=1024, help=f"Frame width in pixels. {WIDTH}")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other motions.")] = 0,
-    frames: Annotated[int, typer.Option(min=2, help="Frames of each clip.")] = 630,
-    train_clips: Annotated[int, typer.Option(min=1, help="Clips in train.")] = 3,
-    test_clips: Annotated[int, typer.Option(min=1, help="Sequences in test.")] = 2,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames of each clip. (dance: 630, robot: 14)")
+    ] = None,
+    train_clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips in train. (dance: 3, robot: 256)")
+    ] = None,
+    test_clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips in test, of a robot set also in validate. (2, 32)")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(min=0, help="Of a robot set: factor on what is left to chance. (1)")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the built-in synthetic set in the dance layout."""
+    """Write the built-in synthetic set to disk."""
     with terminal(quiet, as_json, debug) as console:
-        from ..data import synthetic
+        if kind == "dance":
+            if layout is not None or noise is not None:
+                raise UserError("--layout and --noise mean nothing for a dance set", "add --kind robot")
+            from ..data import synthetic
 
-        synthetic.write(
-            out, height, width, seed=seed, frames=frames, train_clips=train_clips, test_clips=test_clips
-        )
+            synthetic.write(
+                out,
+                height or 32,
+                width or 64,
+                seed=seed,
+                frames=frames or 630,
+                train_clips=train_clips or 3,
+                test_clips=test_clips or 2,
+            )
+        else:
+            from ..data import pushing
+
+            pushing.write(
+                out,
+                height or 64,
+                width or 64,
+                layout=layout or "processed",
+                seed=seed,
+                frames=frames or 14,
+                train=train_clips or 256,
+                val=test_clips or 32,
+                test=test_clips or 32,
+                noise=1.0 if noise is None else noise,
+            )
         if as_json:
             console.data({"written": [str(out)]})
         else:
@@ -41,9 +89,13 @@ def synth(
 @app.command()
 def check(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    kind: Annotated[str, typer.Option(help="Layout: dance.")] = "dance",
-    height: Annotated[int, typer.Option(min=8, max=4096, help="Frame height that will be trained on.")] = 32,
-    width: Annotated[int, typer.Option(min=8, max=4096, help="Frame width that will be trained on.")] = 64,
+    kind: Annotated[Kind, typer.Option(help="Layout: dance, or robot (folders or TFRecords).")] = "dance",
+    height: Annotated[
+        int | None, typer.Option(min=8, max=4096, help=f"Frame height that will be trained on. {HEIGHT}")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=8, max=4096, help=f"Frame width that will be trained on. {WIDTH}")
+    ] = None,
     cuts: Annotated[str, typer.Option(help="auto or none, as data.cuts.")] = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -1,15 +1,16 @@
 """Data: any source is turned once into uint8 clips in a memory-mapped cache.
 
 `load` gives the clips, `check` every fault of a data set. A new kind of source is one module with a
-class like `Source`, and one line in `SOURCES`.
+class like `Source`, and an entry in `SOURCES`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..errors import DataError, UserError
 from . import cache
@@ -18,11 +19,12 @@ from .clip import Clip, VideoData, digest
 from .dance import Dance
 from .images import File
 from .report import Report, capped
+from .robot import open_robot
 
 __all__ = ["MIN_FRAMES", "SOURCES", "Clip", "Report", "VideoData", "check", "load"]
 
 Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+"""Called with (done, in all): pictures, or megabytes of TFRecords."""
 
 MIN_FRAMES = 3
 """Shortest useful clip: a given frame, one to predict from it, and one to predict from a prediction."""
@@ -47,7 +49,49 @@ class Source(Protocol):
         """Decodes everything into ``writer`` and names the clips; returns what was found."""
 
 
-SOURCES: dict[str, Callable[[Path], Source]] = {"dance": Dance}
+class Kind(NamedTuple):
+    """A kind of data set and its built-in stand-in."""
+
+    open: Callable[[Path], Source]
+    size: tuple[int, int]
+    """Usual frame height and width."""
+    synthetic: str
+    """The module here whose ``generate`` draws the built-in set."""
+    parts: str
+    """The folder of modules that ``synthetic`` is made of."""
+    lends: bool
+    """Whether train lends trajectories to val where there is no such split."""
+    remedies: Mapping[str, str]
+    """What to do where a needed split has no folder."""
+
+
+SOURCES: dict[str, Kind] = {
+    "dance": Kind(
+        open=Dance,
+        size=(32, 64),
+        synthetic="synthetic",
+        parts="studio",
+        lends=False,
+        remedies={
+            "train": "training needs train/train_img and train/train_label; add them",
+            "val": "validation needs val/val_img and val/val_label; "
+            "add them, or move frames there from train",
+            "test": "add test/test_img/S/0.png and test/test_label/S/N.png, or use another split",
+        },
+    ),
+    "robot": Kind(
+        open=open_robot,
+        size=(64, 64),
+        synthetic="pushing",
+        parts="tabletop",
+        lends=True,
+        remedies={
+            "train": "training needs train/traj_*/N/0.png, ... with tables, or train/*.tfrecords; add them",
+            "val": "validation needs validate/traj_*/N/0.png, ... with tables; add them",
+            "test": "add test/traj_*/N/0.png, ... with tables, or test/*.tfrecords, or use another split",
+        },
+    ),
+}
 
 
 def load(
@@ -74,10 +118,11 @@ def load(
             warning. Of a test sequence the conditions count, not the true frames.
         need: splits that must be there with at least one usable clip; others are given where they are.
         seed: of the synthetic set; nothing else is random.
-        progress: called with (pictures done, pictures in all) while decoding.
+        progress: called with (done, in all) while decoding.
 
     Returns:
-        The clips as read-only arrays: frames and label images uint8 ``[T, 3, H, W]``, RGB.
+        The clips as read-only arrays: frames and label images uint8 ``[T, 3, H, W]``, RGB; condition
+        vectors float32 ``[T, D]``.
 
     Raises:
         DataError: with every fault of the data in ``faults``, one line each.
@@ -85,9 +130,11 @@ def load(
         CvaeError: the cache cannot be written.
     """
     if root is None:
-        return _usable(_synthetic(height, width, seed), min_frames, need, "the built-in synthetic set")
+        _refuse(kind, cuts)
+        drawn = _synthetic(kind, height, width, seed)
+        return _usable(drawn, min_frames, need, "the built-in synthetic set")
     source = _open(root, kind, cuts)
-    source.report.faults += _missing(source, need)
+    source.report.faults += _missing(source, kind, need)
     key = _key(source, root, kind, height, width, cuts)
     data = cache.load(key) if source.report.ok else None
     if data is None:
@@ -101,8 +148,8 @@ def check(
     root: Path,
     *,
     kind: str = "dance",
-    height: int = 32,
-    width: int = 64,
+    height: int | None = None,
+    width: int | None = None,
     cuts: str = "auto",
     min_frames: int | Mapping[str, int] = MIN_FRAMES,
     progress: Progress | None = None,
@@ -110,7 +157,8 @@ def check(
     """Reads every picture of a data set again, cached or not, and tells all that is wrong with it.
 
     A set with test sequences only is good for prediction: that nothing can be trained on is a warning.
-    A good set is in the cache afterwards. Arguments as in `load`, which raises what is a fault here.
+    A good set is in the cache afterwards. Arguments as in `load`, which raises what is a fault here;
+    height and width are the usual ones of ``kind`` when unset.
 
     Raises:
         UserError: an unknown ``kind`` or ``cuts``.
@@ -120,8 +168,11 @@ def check(
         source = _open(root, kind, cuts)
     except DataError as error:
         return Report(faults=error.faults)
-    need = ("test",) if source.splits == {"test"} else ("train", "val")
-    source.report.faults += _missing(source, need)
+    need: Sequence[str] = ("test",) if source.splits == {"test"} else ("train", "val")
+    if SOURCES[kind].lends:
+        need = [split for split in ("train", "val", "test") if split in source.splits]
+    height, width = height or SOURCES[kind].size[0], width or SOURCES[kind].size[1]
+    source.report.faults += _missing(source, kind, need)
     key = _key(source, root, kind, height, width, cuts)
     try:
         found = _write(source, key, cuts, height, width, progress, root)
@@ -130,36 +181,34 @@ def check(
         data = _usable(data, min_frames, need, str(root))
     except DataError as error:
         return Report(faults=error.faults, warnings=source.report.warnings)
-    alone = [f"{root}: test sequences only, nothing to train on"] if need == ("test",) else []
+    alone = [] if "train" in need else [f"{root}: {' and '.join(need)} sequences only, nothing to train on"]
     return Report([], data.warnings + alone, found.summary)
 
 
-def _open(root: Path, kind: str, cuts: str) -> Source:
+def _refuse(kind: str, cuts: str) -> None:
     for key, value, allowed in (("data.kind", kind, list(SOURCES)), ("data.cuts", cuts, ["auto", "none"])):
         if value not in allowed:
             raise UserError(f"{key}: {value!r} is not allowed", f"use {' or '.join(allowed)}")
+
+
+def _open(root: Path, kind: str, cuts: str) -> Source:
+    _refuse(kind, cuts)
     # os.path, because Path raises where a folder above may not be entered.
     fault = "this is a file" if os.path.exists(root) else "the folder does not exist"  # noqa: PTH110
     if os.path.isdir(root):  # noqa: PTH112
         fault = "" if os.access(root, os.R_OK | os.X_OK) else "the folder cannot be opened"
     if fault:
         raise _error(root, [f"{root}: {fault}; give the folder that holds train, val or test"])
-    return SOURCES[kind](root.resolve())
+    return SOURCES[kind].open(root.resolve())
 
 
-def _missing(source: Source, need: Sequence[str]) -> list[str]:
+def _missing(source: Source, kind: str, need: Sequence[str]) -> list[str]:
     """A line for each needed split without a folder, unless there is nothing at all."""
-    what = {
-        "train": "training needs train/train_img and train/train_label; add them",
-        "val": "validation needs val/val_img and val/val_label; add them, or move frames there from train",
-        "test": "add test/test_img/S/0.png and test/test_label/S/N.png, or use another split",
-    }
-    if not source.splits:
-        return []
+    lent = {"val"} if SOURCES[kind].lends and "train" in source.splits else set()
     return [
-        f"{split}: the {split} folder does not exist; {what[split]}"
+        f"{split}: the {split} folder does not exist; {SOURCES[kind].remedies[split]}"
         for split in need
-        if split not in source.splits
+        if source.splits and split not in source.splits | lent
     ]
 
 
@@ -218,15 +267,15 @@ def _usable(
     return VideoData(splits, data.source, data.fingerprint, warnings)
 
 
-def _synthetic(height: int, width: int, seed: int) -> VideoData:
+def _synthetic(kind: str, height: int, width: int, seed: int) -> VideoData:
     # The generator's own text is its version: no number to forget, and no import when the cache is there.
-    here = Path(__file__).parent
-    text = [path.read_bytes() for path in (here / "synthetic.py", *sorted((here / "studio").glob("*.py")))]
+    here, module = Path(__file__).parent, SOURCES[kind].synthetic
+    parts = sorted((here / SOURCES[kind].parts).glob("*.py"))
+    text = [path.read_bytes() for path in (here / f"{module}.py", *parts)]
     key = cache.make_key("synthetic", digest(text), height, width, seed)
     source = f"built-in synthetic set, seed {seed}"
     data = cache.load(key)
     if data is None:
-        from .synthetic import generate
-
-        data = cache.store(key, generate(height, width, seed=seed), source)
+        splits = import_module(f".{module}", __package__).generate(height, width, seed=seed)
+        data = cache.store(key, splits, source)
     return data

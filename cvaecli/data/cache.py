@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -77,6 +78,16 @@ class Writer:
         """An array made before."""
         return np.asarray(self._arrays[name])
 
+    def release(self, name: str) -> None:
+        """Lets go of what an array holds in memory; it stays in the file, and can be used on.
+
+        The system would take these pages back when it needs them, but until then they count as memory of
+        this process, which limits and measurements of it do not forgive.
+        """
+        pages = self._arrays[name].base
+        if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
+
     def clip(self, split: str, name: str, frames: Rows, condition: Rows) -> None:
         """Adds a clip: which rows are its frames ``[T, C, H, W]``, which its condition ``[N, ...]``."""
         self._clips.append((split, name, frames, condition))
@@ -98,7 +109,7 @@ class Writer:
 
     def _fingerprint(self) -> str:
         """Digest of what the clips hold: equal on every machine, whatever the files' times."""
-        total = hashlib.sha256()
+        total, held = hashlib.sha256(), 0
         for split, name, *parts in self._clips:
             for rows in parts:
                 made = self._arrays[rows.array]
@@ -108,6 +119,10 @@ class Writer:
                 step = max(1, _CHUNK // max(1, made[:1].nbytes))
                 for start in range(rows.start, rows.stop, step):
                     total.update(np.ascontiguousarray(made[start : min(start + step, rows.stop)]).data)
+                held += (rows.stop - rows.start) * made[:1].nbytes
+                if held > _CHUNK:
+                    held = 0
+                    self.release(rows.array)
         return total.hexdigest()[:16]
 
 

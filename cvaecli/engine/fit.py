@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.clip import Clip
 from ..errors import CvaeError
-from ..models.base import Features, State, Step, VideoCVAE, join_steps, slice_time, stack_steps
+from ..models.base import Step, VideoCVAE
 from ..objective import reconstruction
 from ..schedules import beta, forced, learning_rate, tfr
 from ..schema import RunConfig
@@ -23,6 +23,7 @@ from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device
 from .evaluate import Evaluation, Progress, evaluate, total_kl
+from .unroll import unroll
 
 TERMS = ("loss", "recon", "kl", "grad_norm")
 """What is measured at every step. ``loss = recon + beta * weight * kl`` is per frame whatever the
@@ -231,34 +232,40 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------
 
-    def _plan_at(self, step: int) -> _Plan:
+    def _plan_at(self, step: int) -> Plan:
         config = self.config
         K = config.train.window - config.data.n_past
         forcing = config.teacher_forcing
-        return _Plan(
+        return Plan(
             beta=beta(config.kl, step, self.epoch, total_steps=self.total_steps, epochs=config.train.epochs),
             tfr=tfr(forcing, self.epoch) if forcing else 0.0,
             forced=forced(forcing, config.seed, step, self.epoch, time_steps=K) if forcing else [False] * K,
             lr=learning_rate(config.optim, step, self.epoch, total_steps=self.total_steps),
         )
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> Plan:
         plan = self._plan_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = plan.lr
         return plan
 
-    def _train_step(self, batch: Batch, plan: _Plan) -> Tensor:
+    def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
         """One optimiser step; returns ``TERMS`` on the device, not waited for."""
+        B = len(batch.frames)
+        told = B - round(B * self.config.train.prior_share)  # rows whose z comes from the posterior
         with self.device.autocast():
-            steps = self._predict(batch, plan)
+            steps = self._predict(Batch(*(part[:told] for part in batch)), plan)
+            x_hat = steps.x_hat
+            if told < B:
+                others = self._predict(Batch(*(part[told:] for part in batch)), plan, posterior=False)
+                x_hat = torch.cat((x_hat, others.x_hat))
         # The last frames: those to predict, and past ones where the model predicts these too.
-        targets = batch.frames[:, -steps.x_hat.shape[1] :]
-        recon = reconstruction(steps.x_hat, targets, self.config.train.recon)  # (B, K)
-        kl = total_kl(steps)  # (B, K) nats
+        targets = batch.frames[:, -x_hat.shape[1] :]
+        recon = reconstruction(x_hat, targets, self.config.train.recon).mean(0)  # (K,)
+        kl = total_kl(steps)  # (told, K) nats
         weight = plan.beta * self.config.kl.weight * self._kl_scale()
-        per_frame = recon + weight * kl.clamp(min=self.config.kl.free_bits)
-        loss = per_frame.sum(1).mean() if self.config.train.time_reduction == "sum" else per_frame.mean()
+        per_step = recon + weight * kl.clamp(min=self.config.kl.free_bits).mean(0)  # (K,)
+        loss = per_step.sum() if self.config.train.time_reduction == "sum" else per_step.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         limit = self.config.train.grad_clip
@@ -268,63 +275,14 @@ class Trainer:
         self.optimizer.step()
         if self.average:
             self.average.update(self.model, self.step)
-        return torch.stack([per_frame.mean(), recon.mean(), kl.mean(), norm]).detach()
+        return torch.stack([per_step.mean(), recon.mean(), kl.mean(), norm]).detach()
 
-    def _predict(self, batch: Batch, plan: _Plan) -> Step:
-        """The K predicted frames of a batch (and the past ones of a burn-in), z from the posterior."""
-        P, device = self.config.data.n_past, self.device.torch
-        frames, condition = batch.frames, batch.condition
-        B, T, _, H, W = frames.shape
-        generator = stream(self.config.seed, "z", self.step, device=device)
-        drawn = [
-            torch.randn(B, T - 1, *shape, generator=generator, device=device)
-            for shape in self.model.noise_shapes((H, W))
-        ]
-        noise = [n[:, P - 1 :] for n in drawn]
-        features = self.model.encode(condition[:, P:], frames[:, P:])
-        given, state = self.model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn])
-        forcing = self.config.teacher_forcing
-        if self.model.parallel or (forcing and all(plan.forced) and forcing.mode == "replace"):
-            steps: Step = self.model.unroll(state, frames[:, P - 1 : -1], features, noise, posterior=True)[0]
-        else:
-            steps = self._free_running(state, frames[:, P - 1 :], features, noise, plan, generator)
-        return steps if given is None else join_steps(given, steps)
-
-    def _free_running(
-        self,
-        state: State,
-        frames: Tensor,
-        features: Features,
-        noise: Sequence[Tensor],
-        plan: _Plan,
-        generator: torch.Generator,
-    ) -> Step:
-        """Step by step, each fed as the coin says; ``frames [B, 1 + K, ...]`` are true."""
-        x, steps = frames[:, 0], []
-        for k in range(frames.shape[1] - 1):
-            step, state = self.model.step(
-                state, x, slice_time(features, k), [n[:, k] for n in noise], posterior=True
-            )
-            steps.append(step)
-            # forced[k] says what step k is fed; step 0 is always fed the true past frame.
-            if k + 1 < len(plan.forced):
-                x = self._feed(step.x_hat.float(), frames[:, k + 1], plan.forced[k + 1], plan.tfr, generator)
-        return stack_steps(steps)
-
-    def _feed(
-        self, x_hat: Tensor, x: Tensor, is_forced: bool, ratio: float, generator: torch.Generator
-    ) -> Tensor:
-        """The next step's input: the true frame, a blend, or the prediction (science: scheduled sampling)."""
-        forcing = self.config.teacher_forcing
-        assert forcing is not None
-        if is_forced and forcing.mode == "replace":
-            return x
-        if forcing.detach == "on" or (forcing.detach == "unforced" and not is_forced):
-            x_hat = x_hat.detach()
-        if forcing.noise:
-            noise = torch.randn(x.shape, generator=generator, device=x.device)
-            x_hat = x_hat + forcing.noise * noise
-        return ratio * x + (1 - ratio) * x_hat if is_forced else x_hat
+    def _predict(self, batch: Batch, plan: Plan, posterior: bool = True) -> Step:
+        """The predicted frames of a batch; see ``unroll.unroll``."""
+        purpose = "z" if posterior else "z from the prior"
+        generator = stream(self.config.seed, purpose, self.step, device=self.device.torch)
+        P, forcing = self.config.data.n_past, self.config.teacher_forcing
+        return unroll(self.model, batch, P, forcing, plan.forced, plan.tfr, generator, posterior)
 
     def _kl_scale(self) -> float:
         """1 for the sum over latent dimensions, 1 / their number for the mean."""
@@ -409,7 +367,7 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What the schedules say for one step."""
 
     beta: float

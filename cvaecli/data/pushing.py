@@ -1,0 +1,185 @@
+"""The built-in robot data: an arm that pushes textured objects about on a table.
+
+For everyone without data of their own, drawn, not recorded, so the same for the same seed. Frame and
+objects are driven by the numbers that BAIR robot pushing has: the action (dx, dy, dz, gripper) and the
+end-effector position (x, y, z). The arm does exactly what they say. Objects are pushed with contact and
+friction, and slip by chance when they are first touched: see `tabletop.world` for where and how much.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cvaecli.data import tfrecord
+from cvaecli.data.clip import Clip
+from cvaecli.data.robot.common import driving
+from cvaecli.data.tabletop import paint, world
+from cvaecli.data.tabletop.ground import table
+from cvaecli.errors import UserError
+
+Layout = Literal["processed", "tfrecord"]
+Floats = npt.NDArray[np.float32]
+
+COUNTS = {"train": 256, "val": 32, "test": 32}
+BATCH = 64
+"""Trajectories that are moved together."""
+PER_FILE = 256
+"""Trajectories in a record file, as in BAIR."""
+
+
+def generate(
+    height: int = 64,
+    width: int = 64,
+    *,
+    seed: int = 0,
+    frames: int = 14,
+    train: int = COUNTS["train"],
+    val: int = COUNTS["val"],
+    test: int = COUNTS["test"],
+    noise: float = 1.0,
+    variant: int = 0,
+) -> dict[str, list[Clip]]:
+    """Draw the whole set.
+
+    Args:
+        height, width: picture size in pixels, each at least 16. The table is square and is stretched.
+        seed: seeds starts, actions and slips; table and arm are always the same.
+        frames: frames a trajectory, at least 2.
+        train, val, test: trajectories in these splits, at least 1.
+        noise: factor on the randomness; 0: start and actions determine everything. Starts and actions
+            do not depend on it.
+        variant: another number, other slips: another future of the same starts and actions.
+
+    Returns:
+        Splits ``train``, ``val`` and ``test``. Clips are named ``train/0`` and so on; frames are uint8
+        ``[frames, 3, height, width]``, the condition float32 ``[frames, 7]``: action and position of
+        the previous frame, row 0 zeros.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+    drawn = _draw(height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant)
+    return {
+        split: [
+            Clip(f"{split}/{i}", pixels, driving(actions, positions))
+            for i, (pixels, actions, positions) in enumerate(items)
+        ]
+        for split, items in drawn.items()
+    }
+
+
+Item = tuple[npt.NDArray[np.uint8], Floats, Floats]
+"""Frames [T, 3, H, W], actions [T, 4] and positions [T, 3] of a trajectory."""
+
+
+def _draw(
+    height: int, width: int, seed: int, frames: int, counts: dict[str, int], noise: float, variant: int
+) -> dict[str, list[Item]]:
+    for name, value, least in (
+        ("height", height, 16),
+        ("width", width, 16),
+        ("frames", frames, 2),
+        *((split, count, 1) for split, count in counts.items()),
+        ("noise", noise, 0),
+        ("variant", variant, 0),
+    ):
+        if not value >= least:
+            raise UserError(f"{name} is {value}", f"the synthetic set needs at least {least}")
+    scale = 3 if min(height, width) < 48 else 2
+    ground = table(height * scale, width * scale)
+    splits: dict[str, list[Item]] = {}
+    for number, (split, count) in enumerate(counts.items()):
+        items = splits[split] = []
+        for start in range(0, count, BATCH):
+            seeds = [[seed, number, i] for i in range(start, min(start + BATCH, count))]
+            made = world.simulate(seeds, frames, noise, variant)
+            for i in range(len(seeds)):
+                pixels = paint.pictures(made, i, ground, scale)
+                items.append(
+                    (pixels, made.actions[i].astype(np.float32), made.positions[i].astype(np.float32))
+                )
+    return splits
+
+
+def write(
+    root: Path,
+    height: int = 64,
+    width: int = 64,
+    *,
+    layout: Layout = "processed",
+    seed: int = 0,
+    frames: int = 14,
+    train: int = COUNTS["train"],
+    val: int = COUNTS["val"],
+    test: int = COUNTS["test"],
+    noise: float = 1.0,
+    variant: int = 0,
+) -> None:
+    """Write the set as a folder in a robot layout; other arguments as for ``generate``.
+
+    ``processed``: ``{train,validate,test}/traj_A_to_B.tfrecords/N/{0,1,...}.png`` with ``actions.csv``
+    and ``endeffector_positions.csv``. ``tfrecord``: ``softmotion30_44k/{train,validate,test}/
+    traj_A_to_B.tfrecords``; BAIR itself has no validate folder. Both read back bit for bit.
+
+    The folder appears only when complete. Its parents are made.
+
+    Raises:
+        UserError: ``root`` exists and is not an empty folder, or an argument is out of range.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root} exists and is not an empty folder", "name a new folder")
+    if layout == "tfrecord" and height != width:
+        raise UserError(
+            f"height is {height} and width is {width}", "pictures in TFRecords must be square, as BAIR's are"
+        )
+    splits = _draw(height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
+        # A folder inside it, because the temporary one is open to its owner only.
+        draft = Path(temporary) / "set"
+        for split, items in splits.items():
+            folder = "validate" if split == "val" else split
+            if layout == "processed":
+                _write_folders(draft / folder / f"traj_0_to_{len(items) - 1}.tfrecords", items)
+            else:
+                _write_records(draft / "softmotion30_44k" / folder, items)
+        if root.exists():
+            root.rmdir()
+        draft.rename(root)
+
+
+def _write_folders(group: Path, items: list[Item]) -> None:
+    for number, (pixels, actions, positions) in enumerate(items):
+        folder = group / str(number)
+        folder.mkdir(parents=True)
+        for t, image in enumerate(pixels):
+            Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / f"{t}.png")
+        for name, values in (("actions", actions), ("endeffector_positions", positions)):
+            # Nine digits tell every float32 from its neighbours.
+            rows = [",".join(f"{value:.9g}" for value in row) for row in values]
+            (folder / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _write_records(folder: Path, items: list[Item]) -> None:
+    folder.mkdir(parents=True)
+    for start in range(0, len(items), PER_FILE):
+        part = items[start : start + PER_FILE]
+        with (folder / f"traj_{start}_to_{start + len(part) - 1}.tfrecords").open("wb") as file:
+            for item in part:
+                file.write(tfrecord.frame(example(*item)))
+
+
+def example(pixels: npt.NDArray[np.uint8], actions: Floats, positions: Floats) -> bytes:
+    """A trajectory as BAIR's ``tf.train.Example``; ``pixels`` is uint8 ``[T, 3, H, W]``."""
+    features: dict[str, bytes | Floats] = {}
+    for t, image in enumerate(pixels):
+        features[f"{t}/action"] = actions[t]
+        features[f"{t}/endeffector_pos"] = positions[t]
+        features[f"{t}/image_aux1/encoded"] = image.transpose(1, 2, 0).tobytes()
+    return tfrecord.build_example(features)

@@ -1,0 +1,200 @@
+"""The pushing set: repeatable, driven by its numbers, random where it says, and well written to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvaecli.data import check, load, pushing
+from cvaecli.data.clip import Clip
+from cvaecli.data.tabletop import world
+from cvaecli.errors import UserError
+
+Splits = dict[str, list[Clip]]
+
+
+@pytest.fixture(scope="module")
+def some() -> Splits:
+    return pushing.generate(train=40, val=8, test=12)
+
+
+def psnr(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """PSNR in dB of each frame, at most 60."""
+    mse = ((frames.astype(np.float64) - others) ** 2).mean((1, 2, 3)) / 255**2
+    return -10 * np.log10(np.maximum(mse, 1e-6))
+
+
+def same(a: Splits, b: Splits) -> bool:
+    return all(
+        x.frames.tobytes() == y.frames.tobytes() and x.condition.tobytes() == y.condition.tobytes()
+        for split in a
+        for x, y in zip(a[split], b[split], strict=True)
+    )
+
+
+def test_shapes_names_and_types(some: Splits) -> None:
+    assert {split: len(clips) for split, clips in some.items()} == {"train": 40, "val": 8, "test": 12}
+    for split, clips in some.items():
+        for i, clip in enumerate(clips):
+            assert clip.name == f"{split}/{i}"
+            assert clip.frames.shape == (14, 3, 64, 64)
+            assert clip.frames.dtype == np.uint8
+            assert clip.condition.shape == (14, 7)
+            assert clip.condition.dtype == np.float32
+            assert (clip.condition[0] == 0).all()
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not() -> None:
+    def draw(seed: int, train: int = 3) -> Splits:
+        return pushing.generate(16, 24, seed=seed, frames=5, train=train, val=1, test=2)
+
+    assert same(draw(0), draw(0))
+    assert not same(draw(0), draw(1))
+    more = draw(0, train=5)  # a trajectory does not depend on how many there are
+    assert same({"train": more["train"][:3]}, {"train": draw(0)["train"]})
+
+
+def test_standing_still_scores_between_15_and_24_db(some: Splits) -> None:
+    for clips in some.values():
+        scores = np.array([psnr(clip.frames[2:12], clip.frames[1]).mean() for clip in clips])
+        assert 16 < scores.mean() < 21
+        assert (scores > 13).all()
+        assert (scores < 26).all()
+
+
+def test_positions_follow_actions(some: Splits) -> None:
+    """condition[t] holds the action and the position of step t - 1."""
+    for clip in some["train"]:
+        actions, positions = clip.condition[1:, :4], clip.condition[1:, 4:]
+        np.testing.assert_allclose(positions[1:], positions[:-1] + actions[:-1, :3], atol=1e-6)
+        assert (positions >= 0).all()
+        assert (positions <= 1).all()
+        assert (actions[:, 3] >= 0).all()
+        assert (actions[:, 3] <= 1).all()
+
+
+def simulate(noise: float, variant: int, count: int = 60) -> world.World:
+    return world.simulate([[0, 0, i] for i in range(count)], 14, noise, variant)
+
+
+def test_chance_begins_with_the_first_touch() -> None:
+    one, two, none, also = simulate(1, 0), simulate(1, 1), simulate(0, 0), simulate(0, 1)
+    for made in (two, none):
+        assert (made.actions == one.actions).all()
+        assert (made.positions == one.positions).all()
+        assert (made.places[:, 0] == one.places[:, 0]).all()
+    assert (none.places == also.places).all()
+    assert (none.turns == also.turns).all()
+    # Until something is touched all futures agree; afterwards the touched object goes its own way.
+    first = np.where(one.slips.any((1, 2)), one.slips.any(2).argmax(1), 14)
+    apart = np.abs(one.places - two.places).max((2, 3))
+    for i, t in enumerate(first):
+        assert (apart[i, :t] == 0).all()
+    touched = first < 12
+    assert touched.mean() > 0.8
+    assert (apart[touched, -1] > 0.01).mean() > 0.75
+
+
+def test_noise_scales_the_spread() -> None:
+    def spread(noise: float) -> float:
+        places = np.stack([simulate(noise, variant, 30).places[:, -1] for variant in range(6)])
+        return float(places.std(0).mean())
+
+    assert spread(0) < 1e-12
+    assert 0.001 < spread(0.2) < spread(1)
+
+
+def test_slips_have_the_size_that_is_written() -> None:
+    """One struck object, alone: the speed right after a first touch, across the push."""
+    deviations = np.random.default_rng(0).normal(size=(400, 2, world.OBJECTS, 2))
+    count = len(deviations)
+    made = simulate(0, 0, 1)
+    radii = np.zeros((count, world.OBJECTS))
+    radii[:, 0] = 0.08
+    places = np.full((count, 2, world.OBJECTS, 2), 9.0)
+    places[:, :, 0] = 0.5
+    actions = np.zeros((count, 2, 4))
+    positions = np.tile([0.5 - 0.08 - 0.064, 0.5, 0.03], (count, 2, 1))
+    turns, kinds = np.zeros((count, 2, world.OBJECTS)), np.zeros((count, world.OBJECTS), int)
+    table = world.World(
+        actions, positions, actions[..., 3], places, turns, radii, kinds, np.zeros(turns.shape, bool)
+    )
+    world._push(table, deviations)
+    assert made.slips.dtype == bool
+    assert table.slips[:, 1, 0].all()
+    across = table.places[:, 1, 0, 1] - 0.5
+    slide = world.SLIP * np.abs(deviations[:, 0, 0, 0])
+    # In one frame an object slides as far as its speed, less what friction takes meanwhile.
+    assert (np.abs(across) <= slide + 1e-9).all()
+    assert (np.abs(across) >= slide - world.FRICTION).all()
+    assert (np.sign(across) == np.sign(deviations[:, 0, 0, 0])).mean() > 0.99
+
+
+def test_objects_stay_apart_and_on_the_table() -> None:
+    made = simulate(1, 0)
+    there = made.radii > 0
+    assert ((there.sum(1) >= 2) & (there.sum(1) <= 4)).all()
+    places = made.places.transpose(0, 2, 1, 3)[there]
+    assert (places > 0.05).all()
+    assert (places < 0.95).all()
+    for i in range(world.OBJECTS):
+        for j in range(i):
+            gap = np.linalg.norm(made.places[:, :, i] - made.places[:, :, j], axis=-1)
+            gap = gap - (made.radii[:, i] + made.radii[:, j])[:, None]
+            assert (gap[there[:, i] & there[:, j]] > -0.04).all()
+
+
+def test_different_futures_look_different() -> None:
+    one, two = (pushing.generate(train=1, val=1, test=12, variant=v)["test"] for v in (0, 1))
+    last = np.array([psnr(a.frames[11:12], b.frames[11:12])[0] for a, b in zip(one, two, strict=True)])
+    assert (last < 35).mean() > 0.6
+    assert all((a.frames[:1] == b.frames[:1]).all() for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 20), (30, 101)])
+def test_any_size(height: int, width: int) -> None:
+    splits = pushing.generate(height, width, frames=2, train=1, val=1, test=1)
+    assert splits["train"][0].frames.shape == (2, 3, height, width)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"height": 8}, {"frames": 1}, {"val": 0}, {"noise": -1}, {"noise": np.nan}]
+)
+def test_refuses(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        pushing.generate(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["processed", "tfrecord"])
+def test_written_and_read_bit_for_bit(tmp_path: Path, layout: pushing.Layout) -> None:
+    size = {"frames": 5, "train": 3, "val": 1, "test": 2}
+    pushing.write(tmp_path / "set", 24, 24, layout=layout, **size)
+    data = load(tmp_path / "set", kind="robot", height=24, width=24, need=("train", "val", "test"))
+    assert data.warnings == []
+    assert same(
+        pushing.generate(24, 24, **size), {split: list(clips) for split, clips in data.splits.items()}
+    )
+    assert check(tmp_path / "set", kind="robot", height=24, width=24).ok
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
+def test_write_refuses(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/a").write_text("a")
+    with pytest.raises(UserError, match="not an empty folder"):
+        pushing.write(tmp_path / "full")
+    with pytest.raises(UserError, match="square"):
+        pushing.write(tmp_path / "new", 24, 32, layout="tfrecord")
+
+
+def test_load_without_a_root() -> None:
+    data = load(None, kind="robot", height=16, width=16, need=("train", "val", "test"))
+    assert {split: len(clips) for split, clips in data.splits.items()} == {
+        "train": 256,
+        "val": 32,
+        "test": 32,
+    }
+    assert load(None, kind="robot", height=16, width=16).fingerprint == data.fingerprint
+    assert load(None, kind="robot", height=16, width=16, seed=1).fingerprint != data.fingerprint
