@@ -52,6 +52,10 @@ class Section(BaseModel):
         return value
 
 
+BY_KIND: dict[str, dict[str, int]] = {"robot": {"height": 64, "width": 64, "n_past": 2, "n_future": 10}}
+"""Defaults of ``data`` where a kind has its own."""
+
+
 class DataConfig(Section):
     """Which clips, at which size."""
 
@@ -61,17 +65,25 @@ class DataConfig(Section):
     root: UserPath | None = None
     """Folder of the data set. Without one, the built-in synthetic set serves."""
     height: Annotated[int, Field(ge=8, le=4096)] = 32
-    """Frame height in pixels after resizing."""
+    """Frame height in pixels after resizing (robot: 64 when unset)."""
     width: Annotated[int, Field(ge=8, le=4096)] = 64
     """Frame width in pixels after resizing."""
     n_past: Positive = 1
-    """True frames given at the start of a rollout."""
+    """True frames given at the start of a rollout (robot: 2 when unset)."""
     n_future: Positive | None = None
-    """Frames predicted in an evaluation; all that the clip has when unset (val_vi_len - n_past)."""
+    """Frames predicted in an evaluation (robot: 10 when unset); all that the clip has when null
+    (val_vi_len - n_past)."""
     cuts: Literal["auto", "none"] = "auto"
     """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
     partial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training frames used, from the start of the set (partial)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str):
+            return raw
+        return {**BY_KIND.get(raw["kind"], {}), **raw}
 
 
 class AugmentConfig(Section):
@@ -239,7 +251,7 @@ class EvalConfig(Section):
     clips: Positive | None = None
     """Clips in validations during training; all when unset."""
     samples: Positive = 1
-    """Samples a clip, with mean and best reported."""
+    """Samples a clip, with mean, best, worst and their spread reported."""
     prior: Literal["sample", "mean"] = "sample"
     """z drawn from the prior, or its mean."""
     batch_size: Positive = 8
@@ -247,7 +259,7 @@ class EvalConfig(Section):
     chunk: Positive = 64
     """Steps encoded together (parallel models: predicted together); bounds memory, never results."""
     sample_strips: bool = True
-    """Write a strip of truth, rollout and label at every validation."""
+    """Write a strip of truth, posterior reconstruction, rollout and label at every validation."""
 
 
 class RuntimeConfig(Section):

@@ -24,6 +24,7 @@ from cvaecli.engine.batches import Batch, batches
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
 from cvaecli.errors import CvaeError
 from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
+from cvaecli.models.pose import PoseCVAE
 from cvaecli.schedules import learning_rate
 from cvaecli.schema import RunConfig
 
@@ -117,6 +118,29 @@ def test_the_blend(detach: str, feeding: str) -> None:
     loss, gradient = by_hand(batch, feeding, 0.3)
     assert event.terms is not None and event.terms["loss"] == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(trainer.model.weight.grad, gradient)
+
+
+def test_a_share_of_the_batch_draws_z_from_the_prior() -> None:
+    seen: list[tuple[bool, int]] = []
+
+    class Watched(PoseCVAE):
+        def step(self, state, x_prev, features, noise, posterior):  # type: ignore[no-untyped-def]
+            seen.append((posterior, len(x_prev)))
+            assert ("mu" in features) == posterior, "rows on the prior are told nothing of the target"
+            return super().step(state, x_prev, features, noise, posterior)
+
+    def terms(share: float) -> dict[str, float]:
+        train = {"batch_size": 4, "window": 3, "prior_share": share}
+        trainer = make_trainer(make_config(train=train), [make_clip(24)])
+        trainer.model.__class__ = Watched
+        seen.clear()
+        event = first_step(trainer)
+        assert event.terms is not None
+        return event.terms
+
+    none, some = terms(0.0), terms(0.25)
+    assert set(seen) == {(True, 3), (False, 1)}
+    assert some["kl"] == pytest.approx(none["kl"], rel=0.2), "the mean over the rows that have a posterior"
 
 
 def test_noise_falls_on_fed_back_frames_only() -> None:

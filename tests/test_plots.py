@@ -94,6 +94,7 @@ def make_evaluation(
             row: dict[str, Any] = {"clip": f"val/{clip}", "frame": k + 1, "psnr": psnr, "ssim": ""}
             row |= {"psnr_one_step": level + 5 + 0.7 * walk[k], "ssim_one_step": ""}
             row |= {"psnr_best": psnr + (0.6 if samples > 1 else 0.0)}
+            row |= {"psnr_worst": psnr - (0.4 if samples > 1 else 0.0)}
             rows.append(row | {"repeat_last_past": 16 + 0.5 * walk[k], "mean_frame": 19 + 0.3 * walk[k]})
     write_csv(folder / "per_frame.csv", rows)
     protocol = {"split": "val", "prior": "sample", "samples": samples, "step": int(rng.integers(9**9))}
@@ -190,8 +191,13 @@ def test_mean_in_the_legend_is_the_mean_over_clips_of_their_means(tmp_path: Path
 def test_best_sample_is_shown_only_where_there_are_several(tmp_path: Path) -> None:
     one = psnr_figure(request(make_run(tmp_path / "one", samples=1)))
     many = psnr_figure(request(make_run(tmp_path / "many", samples=5)))
-    assert not any("best" in text for text in legend_texts(one))
+    assert not any("best" in text or "worst" in text for text in legend_texts(one))
     assert any("best sample" in text for text in legend_texts(many))
+    assert any("worst sample" in text for text in legend_texts(many))
+    (band,) = many.axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    low, high = (many.axes[0].lines[k].get_ydata() for k in (2, 1))  # after the rollout: best, worst
+    assert heights.min() == pytest.approx(min(low)) and heights.max() == pytest.approx(max(high))
     assert "n = 5" in title(many) and "60 predicted frames" in title(many)
 
 

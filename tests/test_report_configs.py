@@ -17,18 +17,26 @@ from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
 from cvaecli.schema import RunConfig
 
 NAMES = config.builtin_names()
-REPORTS = [name for name in NAMES if name.startswith("reports/")]
+REPORTS = [name for name in NAMES if name.startswith("reports/pose-")]
 SIZE = 8
 WINDOW = 4
 SMALL = {
     "pose": ["model.frame_dim=8", "model.label_dim=2", "model.z_dim=4", "model.fusion_dim=8"],
+    "svg": ["model.width=4", "model.g_dim=8", "model.z_dim=4", "model.rnn_size=8"],
 }
+ROBOT_SIZE = 16  # the smallest that svg takes
 CPU = Device(torch.device("cpu"), bf16=False)
 
 
-def clips(n: int = 2, length: int = 20) -> list[Clip]:
+def clips(n: int = 2, length: int = 20, kind: str = "dance") -> list[Clip]:
     """Noise: no two frames are alike, so that a test sees which one was fed."""
     random = np.random.default_rng(0)
+    if kind == "robot":
+        shape = (length, 3, ROBOT_SIZE, ROBOT_SIZE)
+        vectors = [random.standard_normal((length, 7), np.float32) for _ in range(n)]
+        return [
+            Clip(f"train/{k}", random.integers(0, 256, shape, np.uint8), v) for k, v in enumerate(vectors)
+        ]
     shape = (length, 3, SIZE, SIZE)
     return [
         Clip(f"train/{k}", random.integers(0, 256, shape, np.uint8), random.integers(0, 256, shape, np.uint8))
@@ -40,12 +48,13 @@ def small(name: str, *overrides: str) -> RunConfig:
     """A shipped config at a size for tests."""
     run = config.load(name)
     window = min(run.train.window, WINDOW)
+    size = ROBOT_SIZE if run.data.kind == "robot" else SIZE
     return config.load(
         name,
         [
             *SMALL.get(run.model_name, []),
-            f"data.height={SIZE}",
-            f"data.width={SIZE}",
+            f"data.height={size}",
+            f"data.width={size}",
             f"train.window={window}",
             "train.batch_size=2",
             "eval.frames=2",
@@ -57,8 +66,8 @@ def small(name: str, *overrides: str) -> RunConfig:
 
 def trainer(run: RunConfig, data: Sequence[Clip] | None = None) -> Trainer:
     torch.manual_seed(0)
-    model = models.load(run.model_name)(run.model, (3, SIZE, SIZE))
-    data = clips() if data is None else data
+    data = clips(kind=run.data.kind) if data is None else data
+    model = models.load(run.model_name)(run.model, data[0].condition.shape[1:])
     return Trainer(model, run, CPU, data, data[:1])
 
 

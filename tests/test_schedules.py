@@ -56,7 +56,8 @@ REPORT_BETAS = {
 
 def test_every_report_config_has_its_table() -> None:
     names = {name.removeprefix("reports/") for name in config.builtin_names() if name.startswith("reports/")}
-    assert names == set(REPORT_BETAS)
+    # The robot family's are counted in iterations, or long: see test_robot_configs.
+    assert {name for name in names if not name.startswith("robot-")} == set(REPORT_BETAS)
 
 
 @pytest.mark.parametrize("name", REPORT_BETAS)

@@ -12,6 +12,7 @@ import torch
 
 from .. import checkpoint as checkpoints
 from ..data.clip import VideoData
+from ..data.robot import condition_stats
 from ..engine.device import Device, prepare
 from ..engine.fit import EpochEvent, StepEvent, Trainer
 from ..errors import UserError
@@ -110,9 +111,13 @@ def resume(
 def _trainer(
     config: RunConfig, data: VideoData, device: Device, reporter: Reporter, fresh: bool = True
 ) -> Trainer:
-    """``fresh``: start from ``train.init``, which a resumed training needs no more."""
+    """``fresh``: tell the model its data's statistics and start from ``train.init``, whose statistics then
+    hold, for its weights know no others. A resumed training has both in its checkpoint."""
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
+    if fresh and train_clips[0].condition.ndim == 2:
+        mean, std = condition_stats(train_clips)
+        model.set_condition_stats(torch.from_numpy(mean), torch.from_numpy(std))
     if fresh and config.train.init is not None:
         load_initial_weights(model, config.train.init, reporter)
     return Trainer(model, config, device, train_clips, data.splits["val"])

@@ -25,6 +25,7 @@ def validate(
     overrides: Sequence[str] = (),
     *,
     split: str = "val",
+    swap_conditions: bool = False,
     runs: Path = RUNS,
     reporter: Reporter | None = None,
     data: VideoData | None = None,
@@ -35,15 +36,20 @@ def validate(
         run: see ``run.find``.
         overrides: of data.*, eval.*, runtime.* and seed.
         split: val, or test where it has true frames.
+        swap_conditions: give every clip the next clip's conditions (the last one the first's). What that
+            costs is what the model makes of its conditions.
         data: already loaded data of the same config.
 
     Returns:
-        What ``eval/<split>/metrics.json`` holds; written there beside ``per_frame.csv``.
+        What ``eval/<split>/metrics.json`` holds; written there beside ``per_frame.csv``, or with swapped
+        conditions into ``eval/<split>-swapped``.
     """
     reporter = reporter or Silent()
     home, path, config, model, device, saved = open_run(run, overrides, runs)
     data = data or load_data(config, (split,), reporter)
     clips = _with_truth(data, split, config)
+    if swap_conditions:
+        clips = _swapped(clips, split, config)
     limits = config.eval
     with reporter.task(f"Validating {home.name} on {split}") as advance:
         began = time.perf_counter()
@@ -68,6 +74,7 @@ def validate(
         "n_future": config.data.n_future or "all",
         "samples": config.eval.samples,
         "prior": config.eval.prior,
+        "conditions": "the next clip's" if swap_conditions else "the clip's own",
         "seed": config.seed,
         "batch_norm": "running statistics",
         "precision": device.precision,
@@ -83,7 +90,8 @@ def validate(
         "step": saved["step"],
     }
     summary = without_nan(summary)
-    folder = home.write_evaluation(split, summary, list(scores.per_frame()))
+    name = f"{split}-swapped" if swap_conditions else split
+    folder = home.write_evaluation(name, summary, list(scores.per_frame()))
     save_strip(scores, folder / "strip.png")
     return summary
 
@@ -120,8 +128,17 @@ def _with_truth(data: VideoData, split: str, config: RunConfig) -> list[Clip]:
     return clips
 
 
+def _swapped(clips: list[Clip], split: str, config: RunConfig) -> list[Clip]:
+    """Every clip with the next one's conditions, and so many frames as these reach for."""
+    if len(clips) < 2:
+        raise UserError(f"--swap-conditions: {split} has one clip, and there is none to swap with")
+    pairs = zip(clips, [*clips[1:], clips[0]], strict=True)
+    swapped = [Clip(clip.name, clip.frames[: other.n_steps], other.condition) for clip, other in pairs]
+    return [clip for clip in swapped if clip.n_frames > config.data.n_past]
+
+
 def save_strip(evaluation: Evaluation, path: Path) -> None:
-    """Truth, rollout and label of the first clip at evenly spaced frames, as a PNG."""
+    """Truth, posterior, rollout and label of the first clip at evenly spaced frames, as a PNG."""
     clip = evaluation.clips[0]
     H = clip.strip["truth"].shape[1]
     media.save_png(

@@ -14,6 +14,14 @@ def validate(
     arguments: RunAndOverrides = None,
     split: Annotated[str, typer.Option(help="val, or test where it has true frames.")] = "val",
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a clip (eval.samples).")] = None,
+    swap_conditions: Annotated[
+        bool,
+        typer.Option(
+            "--swap-conditions",
+            help="Give each clip the next one's conditions: what that costs is what they are worth. "
+            "Written to eval/SPLIT-swapped.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -26,7 +34,10 @@ def validate(
             overrides.append(f"eval.samples={samples}")
         from .. import api
 
-        show(console, api.validate(run, overrides, split=split, reporter=console))
+        show(
+            console,
+            api.validate(run, overrides, split=split, swap_conditions=swap_conditions, reporter=console),
+        )
 
 
 def show(console: Terminal, metrics: dict[str, Any]) -> None:
@@ -36,6 +47,7 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         return
     protocol, trivial = metrics["protocol"], metrics["baselines"]
     title = f"{protocol['split']}: {metrics['frames']} predicted frames, {len(metrics['clips'])} clip(s)"
+    swapped = "" if protocol["conditions"] == "the clip's own" else ", each with the next clip's conditions"
     prior = f"prior {protocol['prior']}, {protocol['samples']} sample(s)"
     rows = [
         ["rollout (own predictions fed back)", _dB(metrics["psnr"]), _number(metrics["ssim"])],
@@ -49,10 +61,19 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         ["mean frame of the clip (peeks)", _dB(trivial["mean_frame"]["psnr"]), ""],
     ]
     if protocol["samples"] > 1:
-        rows.insert(1, ["rollout, best sample of each clip", _dB(metrics["psnr_best_of_samples"]), ""])
-    console.table(f"{title}, {prior}", ["", "PSNR dB", "SSIM"], rows)
+        rows[1:1] = [
+            [
+                f"rollout, {which} sample of each clip",
+                _dB(metrics[f"psnr_{which}_of_samples"]),
+                _number(metrics[f"ssim_{which}_of_samples"]),
+            ]
+            for which in ("best", "worst")
+        ]
+    console.table(f"{title}{swapped}, {prior}", ["", "PSNR dB", "SSIM"], rows)
     kl = "not finite" if metrics["kl"] is None else f"{metrics['kl']:.3f}"
     console.result(f"KL {kl} nats a frame; posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB")
+    if metrics["diversity"] is not None:
+        console.result(f"diversity {metrics['diversity']:.4f} (standard deviation over samples, white is 1)")
 
 
 def _dB(value: float) -> str:  # noqa: N802

@@ -48,14 +48,24 @@ class ClipScore:
     kl: np.ndarray  # [n] nats
     repeat_last_past: np.ndarray  # [n] dB
     mean_frame: np.ndarray  # [n] dB
+    diversity: np.ndarray | None = None
+    """[n] standard deviation over the samples, mean over channels and pixels, in units of the data range
+    1; None where there is one sample."""
     strip: dict[str, np.ndarray] = field(default_factory=dict)
-    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, rollout and, if it is a picture, condition."""
+    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, posterior, rollout (sample 0), with several
+    samples the best one and, if it is a picture, condition."""
     strip_frames: list[int] = field(default_factory=list)
 
     @property
     def best(self) -> int:
         """The sample with the highest mean PSNR."""
         return int(self.psnr.mean(1).argmax())
+
+    def extremes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """``[n]`` each: the curve ``psnr`` or ``ssim`` of the samples with its highest and lowest mean."""
+        curves: np.ndarray = getattr(self, name)
+        means = curves.mean(1)
+        return curves[means.argmax()], curves[means.argmin()]
 
 
 @dataclass
@@ -71,10 +81,12 @@ class Evaluation:
             return float(np.mean([np.mean(value(clip)) for clip in self.clips]))
 
         with_ssim = all(clip.ssim is not None for clip in self.clips)
+        with_samples = all(clip.diversity is not None for clip in self.clips)
         one_step, posterior = over_clips(lambda c: c.psnr_one_step), over_clips(lambda c: c.psnr_posterior)
         return {
             "psnr": over_clips(lambda c: c.psnr),
-            "psnr_best_of_samples": over_clips(lambda c: c.psnr[c.best]),
+            "psnr_best_of_samples": over_clips(lambda c: c.extremes("psnr")[0]),
+            "psnr_worst_of_samples": over_clips(lambda c: c.extremes("psnr")[1]),
             "psnr_one_step": one_step,
             "psnr_posterior": posterior,
             "posterior_prior_gap": posterior - one_step,
@@ -83,7 +95,10 @@ class Evaluation:
             ),
             "psnr_per_channel": over_clips(lambda c: c.psnr_per_channel),
             "ssim": over_clips(lambda c: c.ssim) if with_ssim else None,
+            "ssim_best_of_samples": over_clips(lambda c: c.extremes("ssim")[0]) if with_ssim else None,
+            "ssim_worst_of_samples": over_clips(lambda c: c.extremes("ssim")[1]) if with_ssim else None,
             "ssim_one_step": over_clips(lambda c: c.ssim_one_step) if with_ssim else None,
+            "diversity": over_clips(lambda c: c.diversity) if with_samples else None,
             "mse": over_clips(lambda c: c.mse),
             "recon": over_clips(lambda c: c.recon),
             "kl": over_clips(lambda c: c.kl),
@@ -112,6 +127,8 @@ class Evaluation:
     def per_frame(self) -> Iterator[dict[str, Any]]:
         """The rows of ``per_frame.csv``; rollout values are means over the samples."""
         for clip in self.clips:
+            psnr_best, psnr_worst = clip.extremes("psnr")
+            ssim_best, ssim_worst = (None, None) if clip.ssim is None else clip.extremes("ssim")
             for k in range(clip.psnr.shape[1]):
                 yield {
                     "clip": clip.name,
@@ -120,7 +137,12 @@ class Evaluation:
                     "ssim": None if clip.ssim is None else clip.ssim[:, k].mean(),
                     "psnr_one_step": clip.psnr_one_step[k],
                     "ssim_one_step": None if clip.ssim_one_step is None else clip.ssim_one_step[k],
-                    "psnr_best": clip.psnr[clip.best, k],
+                    "psnr_best": psnr_best[k],
+                    "psnr_worst": psnr_worst[k],
+                    "ssim_best": None if ssim_best is None else ssim_best[k],
+                    "ssim_worst": None if ssim_worst is None else ssim_worst[k],
+                    "psnr_per_channel": clip.psnr_per_channel[:, k].mean(),
+                    "diversity": None if clip.diversity is None else clip.diversity[k],
                     "psnr_posterior": clip.psnr_posterior[k],
                     "kl": clip.kl[k],
                     "repeat_last_past": clip.repeat_last_past[k],
@@ -244,7 +266,7 @@ class _Group:
         return draw
 
     def scores(self) -> list[ClipScore]:
-        samples = [self._rollout(sample) for sample in range(self.config.samples)]
+        samples, diversity = self._rollouts()
         posterior = self._forced(posterior=True)
         # In a parallel model no step sees an earlier prediction: one step is the rollout.
         one_step = samples[0] if self.model.parallel else self._forced(posterior=False)
@@ -267,29 +289,48 @@ class _Group:
                     kl=posterior["kl"][b],
                     repeat_last_past=trivial["repeat_last_past"][b],
                     mean_frame=trivial["mean_frame"][b],
-                    strip=self._strip(b, samples[0]["strip"]),
+                    diversity=diversity[b] if diversity is not None else None,
                     strip_frames=self._strip_frames(),
                 )
             )
+            shown = {"posterior": posterior, "rollout": samples[0]}
+            if len(samples) > 1:
+                shown["best sample"] = samples[scores[-1].best]
+            scores[-1].strip = self._strip(b, {row: one["strip"][b] for row, one in shown.items()})
         return scores
 
-    def _rollout(self, sample: int) -> dict[str, np.ndarray]:
+    def _rollouts(self) -> tuple[list[dict[str, np.ndarray]], np.ndarray | None]:
+        """Every sample's curves and strip, and the samples' diversity ``[B, n]``.
+
+        The samples go on piece by piece together: their spread is known without keeping any.
+        """
+        streams = [self._rollout(sample) for sample in range(self.config.samples)]
+        scored, spread = [_Scored(self) for _ in streams], _Curves()
+        for first, last in self._pieces():
+            x = self._frames(first, last)
+            mean, squares = torch.zeros_like(x), torch.zeros_like(x)  # as Welford 1962
+            for n, (stream, one) in enumerate(zip(streams, scored, strict=True), start=1):
+                x_hat = next(stream)
+                one.add(first, x_hat, x, self.with_ssim)
+                change = metrics.shown(x_hat) - mean
+                mean += change / n
+                squares += change * (metrics.shown(x_hat) - mean)
+            deviation = (squares.clamp(min=0) / max(len(streams) - 1, 1)).sqrt()
+            spread.add("diversity", deviation.mean((-3, -2, -1)))
+        diversity = spread.arrays()["diversity"] if len(streams) > 1 else None
+        return [one.arrays() for one in scored], diversity
+
+    def _rollout(self, sample: int) -> Iterator[Tensor]:
         conditions = (self._conditions(first, last) for first, last in self._pieces())
-        predicted = rollout(
+        return rollout(
             self.model, self.past, self.past_condition, conditions, self._noise(sample), self.device
         )
-        curves, kept, wanted = _Curves(), [], set(self._strip_frames())
-        for (first, last), x_hat in zip(self._pieces(), predicted, strict=True):
-            self._score(curves, x_hat, self._frames(first, last), self.with_ssim)
-            kept += [metrics.shown(x_hat[:, t - first]) for t in range(first, last) if t in wanted]
-        frames = (torch.stack(kept, 1) * 255).round().byte()  # (B, K, C, H, W)
-        return {**curves.arrays(), "strip": frames.movedim(2, -1).cpu().numpy()}
 
     def _forced(self, posterior: bool) -> dict[str, np.ndarray]:
         """Every step fed with the true previous frame."""
         with torch.inference_mode(), self.device.autocast():
             state = self.model.start(self.past, self.past_condition)
-        curves, noise = _Curves(), self._noise(0)
+        scored, noise = _Scored(self), self._noise(0)
         for first, last in self._pieces():
             frames = self._frames(first - 1, last)
             x = frames[:, 1:]
@@ -297,10 +338,10 @@ class _Group:
             with torch.inference_mode(), self.device.autocast():
                 features = self.model.encode(self._conditions(first, last), x if posterior else None)
                 steps, state = self.model.unroll(state, frames[:, :-1], features, drawn, posterior)
-            self._score(curves, steps.x_hat.float(), x, self.with_ssim and not posterior)
+            scored.add(first, steps.x_hat.float(), x, self.with_ssim and not posterior)
             if posterior:
-                curves.add("kl", total_kl(steps))
-        return curves.arrays()
+                scored.curves.add("kl", total_kl(steps))
+        return scored.arrays()
 
     def _trivial(self) -> dict[str, np.ndarray]:
         """Repeat the last given frame; the mean of the clip's true predicted frames (which peeks)."""
@@ -314,24 +355,41 @@ class _Group:
             curves.add("mean_frame", metrics.psnr(mean, x))
         return curves.arrays()
 
-    def _score(self, curves: _Curves, x_hat: Tensor, x: Tensor, with_ssim: bool) -> None:
-        curves.add("mse", metrics.mse(x_hat, x))
-        curves.add("psnr", metrics.psnr(x_hat, x))
-        curves.add("psnr_per_channel", metrics.psnr_per_channel(x_hat, x))
-        curves.add("recon", reconstruction(x_hat, x, self.recon))
-        if with_ssim:
-            curves.add("ssim", metrics.ssim(x_hat, x))
-        self.advance(x.shape[0] * x.shape[1])
-
     def _strip_frames(self) -> list[int]:
         return sorted({self.n_past + int(k) for k in np.linspace(0, self.n - 1, STRIP_COLUMNS).round()})
 
-    def _strip(self, b: int, rolled: np.ndarray) -> dict[str, np.ndarray]:
+    def _strip(self, b: int, predicted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         clip, frames = self.clips[b], self._strip_frames()
-        strip = {"truth": np.moveaxis(clip.frames[frames], 1, -1), "rollout": rolled[b]}
+        strip = {"truth": np.moveaxis(clip.frames[frames], 1, -1), **predicted}
         if clip.condition.ndim == 4:
             strip["condition"] = np.moveaxis(clip.condition[frames], 1, -1)
         return strip
+
+
+class _Scored:
+    """One pass of a group: its curves, and the frames for the strip."""
+
+    def __init__(self, group: _Group) -> None:
+        self.curves, self._group = _Curves(), group
+        self._kept: list[Tensor] = []
+        self._wanted = set(group._strip_frames())
+
+    def add(self, first: int, x_hat: Tensor, x: Tensor, with_ssim: bool) -> None:
+        """Score the predictions ``[B, k, C, H, W]`` of the frames from number ``first`` on."""
+        self.curves.add("mse", metrics.mse(x_hat, x))
+        self.curves.add("psnr", metrics.psnr(x_hat, x))
+        self.curves.add("psnr_per_channel", metrics.psnr_per_channel(x_hat, x))
+        self.curves.add("recon", reconstruction(x_hat, x, self._group.recon))
+        if with_ssim:
+            self.curves.add("ssim", metrics.ssim(x_hat, x))
+        for k in range(x.shape[1]):
+            if first + k in self._wanted:
+                self._kept.append((metrics.shown(x_hat[:, k]) * 255).round().byte().cpu())
+        self._group.advance(x.shape[0] * x.shape[1])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The curves ``[B, n]``, and ``strip`` uint8 ``[B, K, H, W, C]``."""
+        return {**self.curves.arrays(), "strip": torch.stack(self._kept, 1).movedim(2, -1).numpy()}
 
 
 class _Curves:

@@ -19,6 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from .layers import split_time
+
 Features = dict[str, Tensor]
 """What a model computes for all steps at once: tensors ``[B, K, ...]``, sliced by the engine along K."""
 
@@ -74,6 +76,12 @@ class VideoCVAE(nn.Module, ABC):
         Args:
             size: (H, W) of the frames.
         """
+
+    def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
+        """Told once, before training: mean and standard deviation ``[D]`` of the training clips' condition
+        vectors. A model that normalises its conditions keeps them with its weights; most do nothing.
+        """
+        return
 
     @abstractmethod
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
@@ -167,3 +175,30 @@ def stack_steps(steps: Sequence[Step]) -> Step:
     return Step(
         torch.stack([s.x_hat for s in steps], 1), join([s.q for s in steps]), join([s.p for s in steps])
     )
+
+
+def fold_time(
+    model: VideoCVAE,
+    state: State,
+    x_prev: Tensor,
+    features: Features,
+    noise: Sequence[Tensor],
+    posterior: bool,
+) -> Step:
+    """K steps as one ``step`` on a batch of B * K: the ``unroll`` of a model whose state never changes.
+
+    Args:
+        state: of the folded batch, each row's state K times over.
+        x_prev, features, noise: as for ``unroll``, ``[B, K, ...]``.
+
+    Returns:
+        The K steps, ``[B, K, ...]``.
+    """
+    B_K = x_prev.shape[:2]
+    flat = {name: value.flatten(0, 1) for name, value in features.items()}
+    one, _ = model.step(state, x_prev.flatten(0, 1), flat, [n.flatten(0, 1) for n in noise], posterior)
+
+    def unfold(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
+        return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
+
+    return Step(split_time(one.x_hat, B_K), unfold(one.q), unfold(one.p))

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
 from .layers import DepthConvBlock, ResidualBlock, at_least_float32, batch_norm_per_step, split_time
 
 MIN_SIZE = 4  # the label encoder's reflection padding of 3 pixels needs one pixel more than that
@@ -134,14 +134,7 @@ class PoseCVAE(VideoCVAE):
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
         """All K steps as one batch of B * K: without state they do not need each other."""
-        B_K = x_prev.shape[:2]
-        flat = {name: value.flatten(0, 1) for name, value in features.items()}
-        one, state = self.step(state, x_prev.flatten(0, 1), flat, [n.flatten(0, 1) for n in noise], posterior)
-
-        def split(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
-            return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
-
-        return Step(split_time(one.x_hat, B_K), split(one.q), split(one.p)), state
+        return fold_time(self, state, x_prev, features, noise, posterior), state
 
     def _posterior(self, frame: Tensor, label: Tensor) -> Gaussian:
         """q(z | frame, label) from features ``[N, ...]``."""

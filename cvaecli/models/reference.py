@@ -24,8 +24,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
-from .layers import at_least_float32, split_time
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
+from .layers import at_least_float32
 
 HEAD_WIDTH = 32  # channels of an attention head
 LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
@@ -158,18 +158,9 @@ class ReferenceCVAE(VideoCVAE):
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
         """All K steps as one batch of B * K."""
-        B_K = features["condition"].shape[:2]
-        K = B_K[1]
-        flat_state = tuple(part.repeat_interleave(K, 0) for part in state)
-        flat = {name: value.flatten(0, 1) for name, value in features.items()}
-        one, _ = self.step(
-            flat_state, x_prev.flatten(0, 1), flat, [n.flatten(0, 1) for n in noise], posterior
-        )
-
-        def split(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
-            return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
-
-        return Step(split_time(one.x_hat, B_K), split(one.q), split(one.p)), state
+        K = x_prev.shape[1]
+        repeated = tuple(part.repeat_interleave(K, 0) for part in state)
+        return fold_time(self, repeated, x_prev, features, noise, posterior), state
 
     # --- parts ------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@
   posterior and prior see what the decoder has made of all that is coarser (which carries the LSTM's
   memory) and the previous frame's map, the posterior the target's as well
 - ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions
+- ``normalise``: conditions enter with the training clips' mean and standard deviation taken out, which
+  are kept beside the weights
 
 After Denton & Fergus 2018, "Stochastic Video Generation with a Learned Prior" (its state-dict names);
 levels in the spirit of HAF-SVG (Lin et al. 2020) and of the ladder VAE (Sønderby et al. 2016);
@@ -69,6 +71,10 @@ class SVGConfig(ModelConfig):
     conditional_conv: bool = Field(
         default=False, description="the condition scales and shifts the decoder's channels"
     )
+    normalise: bool = Field(
+        default=True,
+        description="conditions in units of the training clips' standard deviation, around their mean",
+    )
     last_frame_skip: bool = Field(
         default=False, description="skip maps of the previous frame instead of the last true past one"
     )
@@ -114,11 +120,17 @@ class SVG(VideoCVAE):
         config: sizes and switches.
         condition_shape: (D,), the length of the condition vectors.
 
+    Attributes:
+        condition_mean, condition_std: ``[D]``, saved with the weights; 0 and 1 until
+            ``set_condition_stats``, and always with ``normalise`` off.
+
     Raises:
         UserError: the conditions are images. Later: the frames' sides are not multiples of 16.
     """
 
     Config: ClassVar[type[ModelConfig]] = SVGConfig
+    condition_mean: Tensor
+    condition_std: Tensor
 
     def __init__(self, config: SVGConfig, condition_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -141,6 +153,14 @@ class SVG(VideoCVAE):
             LatentLevel(self.decoder.channels[s], channels, learned)
             for s, channels in enumerate(config.levels)
         )
+        self.register_buffer("condition_mean", torch.zeros(D))
+        self.register_buffer("condition_std", torch.ones(D))
+
+    def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
+        """See ``VideoCVAE``; nothing with ``normalise`` off."""
+        if self.config.normalise:
+            self.condition_mean.copy_(mean)
+            self.condition_std.copy_(std)
 
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
         """``(z_dim,)``, then one map ``(levels[s], h, w)`` for each further level."""
@@ -159,7 +179,7 @@ class SVG(VideoCVAE):
 
         Updates the batch norm's running statistics in training mode: call it once for each step.
         """
-        features = {"condition": condition}
+        features = {"condition": self._normalised(condition)}
         if targets is None:
             return features
         h, maps = self._see(targets)
@@ -202,6 +222,9 @@ class SVG(VideoCVAE):
     def _steps(self, count: int) -> int:
         """How many groups of statistics batch norm keeps over ``count`` steps."""
         return count if self.config.batch_norm == "per_step" else 1
+
+    def _normalised(self, condition: Tensor) -> Tensor:
+        return (condition - self.condition_mean) / self.condition_std
 
     def _see(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Frames ``[B, K, 3, H, W]`` to ``h [B, K, g_dim]``, float32, and maps ``[B, K, C, h, w]``."""
@@ -248,7 +271,7 @@ class SVG(VideoCVAE):
         )
         if P == 1:
             return None, state
-        features = {"condition": condition[:, 1:], "h": h[:, 1:]}
+        features = {"condition": self._normalised(condition[:, 1:]), "h": h[:, 1:]}
         features |= self._level_maps([m[:, 1:] for m in maps])
         z_noise = h.new_zeros(B, P - 1, self.config.z_dim) if noise is None else noise[0]
         g, q, p, state = self._advance(state, h[:, :-1], features, z_noise, posterior=True)

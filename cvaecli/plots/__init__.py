@@ -44,7 +44,8 @@ def plot(
     ======== ====================================================================================
     loss     training and validation loss against epoch, marked where the epoch was teacher-forced
     psnr     dB of each predicted frame: rollout, one step, trivial predictors; mean over clips, for
-             one run of several clips with a band from worst to best clip
+             one run of several samples with a band from worst to best sample, else from worst to
+             best clip
     epochs   validation PSNR against epoch, above beta and teacher-forcing ratio
     beta     KL weight; tfr: teacher-forcing ratio; kl: KL in nats per frame. Against epoch, or
              against step where beta (tfr) moves within an epoch and all runs have a steps.csv

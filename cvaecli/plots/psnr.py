@@ -32,6 +32,7 @@ _BASELINES: list[_Curve] = [
 ]
 _COMPANIONS: list[_Curve] = [
     ("psnr_best", "best sample", {"color": figures.COLOURS[2], "linewidth": 0.8}),
+    ("psnr_worst", "worst sample", {"color": figures.COLOURS[2], "linewidth": 0.5, "marker": ""}),
     ("psnr_one_step", "one step", {"color": figures.COLOURS[1], "linewidth": 0.8}),
     *_BASELINES,
 ]
@@ -42,6 +43,7 @@ _PROTOCOL = (
     "n_future",
     "samples",
     "prior",
+    "conditions",
     "batch_norm",
     "psnr",
     "frame_size",
@@ -65,9 +67,7 @@ def psnr_figure(request: Request) -> Figure:
         curves: list[_Curve] = [("psnr", first, run.style)]
         if not request.comparison:
             curves += _COMPANIONS
-            frames, low, _, high = _over_clips(table, "psnr")
-            if (high > low).any():
-                axes.fill_between(frames, low, high, color=run.colour, alpha=0.15, linewidth=0)
+            _band(axes, table, run)
         handles += [_psnr_line(axes, table, *curve) for curve in curves]
     if request.comparison and _same_baselines(tables):
         handles += [_psnr_line(axes, tables[0], *curve) for curve in _BASELINES]
@@ -79,12 +79,25 @@ def psnr_figure(request: Request) -> Figure:
     return figure
 
 
+def _band(axes: Axes, table: dict[str, Array], run: Run) -> None:
+    """From the worst to the best sample, mean over clips; for one sample from the worst to the best clip."""
+    colour = run.colour
+    frames, low, _, high = _over_clips(table, "psnr")
+    if np.isfinite(table["psnr_worst"]).all() and not np.allclose(table["psnr_worst"], table["psnr"]):
+        colour = figures.COLOURS[2]
+        low, high = _over_clips(table, "psnr_worst")[2], _over_clips(table, "psnr_best")[2]
+    if (high > low).any():
+        axes.fill_between(frames, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
 def _psnr_line(
     axes: Axes, table: dict[str, Array], column: str, label: str, style: dict[str, Any]
 ) -> Line2D | None:
     """One curve with its mean in the legend; None where the file has no such column, or a copy of psnr."""
     values = table[column]
-    if not np.isfinite(values).any() or (column == "psnr_best" and np.allclose(values, table["psnr"])):
+    if not np.isfinite(values).any() or (
+        column in ("psnr_best", "psnr_worst") and np.allclose(values, table["psnr"])
+    ):
         return None
     frames, _, mean, _ = _over_clips(table, column)
     label = f"{label} (mean {_data_set_mean(table, column):.2f} dB)"
@@ -92,7 +105,7 @@ def _psnr_line(
 
 
 def _per_frame(run: Run, split: str) -> dict[str, Array]:
-    optional = ["psnr_one_step", "psnr_best", "repeat_last_past", "mean_frame"]
+    optional = ["psnr_one_step", "psnr_best", "psnr_worst", "repeat_last_past", "mean_frame"]
     path = run.folder / "eval" / split / "per_frame.csv"
     remedy = f"run `cvae validate {run.folder}` first"
     return read_table(path, ["frame", "psnr"], optional, text="clip", remedy=remedy)

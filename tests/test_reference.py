@@ -1,0 +1,181 @@
+"""The reference model and its autoregressive sister: protocol, sizes, what each looks at, and learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from cvaecli.errors import UserError
+from cvaecli.models.anchored import AnchoredConfig, AnchoredCVAE
+from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE, label_features
+from cvaecli.objective import kl_divergence, reconstruction
+
+SMALL: dict[str, Any] = {"widths": [16, 16, 32], "encoder_blocks": [0, 1, 1], "decoder_blocks": [1, 0]}
+BOTH = pytest.mark.parametrize("kind", [ReferenceCVAE, AnchoredCVAE])
+H, W, K = 12, 20, 3
+
+
+def build(kind: type[ReferenceCVAE] = ReferenceCVAE, **changes: Any) -> ReferenceCVAE:
+    torch.manual_seed(0)
+    config = (AnchoredConfig if kind is AnchoredCVAE else ReferenceConfig)(**{**SMALL, **changes})
+    model = kind(config, (3, H, W))
+    with torch.no_grad():  # blocks start as identities: give every weight a say
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def inputs(batch: int = 2, height: int = H, width: int = W) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        "past": torch.rand(batch, 1, 3, height, width),
+        "past_condition": torch.rand(batch, 1, 3, height, width),
+        "condition": torch.rand(batch, K, 3, height, width),
+        "targets": torch.rand(batch, K, 3, height, width),
+        "x_prev": torch.rand(batch, K, 3, height, width),
+    }
+
+
+def run(model: ReferenceCVAE, data: dict[str, torch.Tensor], posterior: bool, loop: bool = False) -> Any:
+    B, K = data["condition"].shape[:2]
+    torch.manual_seed(2)
+    noise = [torch.randn(B, K, *s) for s in model.noise_shapes(tuple(data["past"].shape[-2:]))]
+    features = model.encode(data["condition"], data["targets"] if posterior else None)
+    state = model.start(data["past"], data["past_condition"])
+    unroll = super(ReferenceCVAE, model).unroll if loop else model.unroll
+    return unroll(state, data["x_prev"], features, noise, posterior)[0]
+
+
+@BOTH
+@pytest.mark.parametrize("posterior", [False, True])
+def test_all_steps_at_once_equal_one_after_the_other(kind: type[ReferenceCVAE], posterior: bool) -> None:
+    model, data = build(kind), inputs()
+    together, apart = run(model, data, posterior), run(model, data, posterior, loop=True)
+    torch.testing.assert_close(together.x_hat, apart.x_hat, rtol=1e-5, atol=1e-6)
+    for one, other in zip(together.q + together.p, apart.q + apart.p, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert len(together.q) == int(posterior)
+
+
+def test_the_reference_model_never_looks_at_the_previous_frame_and_the_anchored_one_does() -> None:
+    data = inputs()
+    other = {**data, "x_prev": torch.rand_like(data["x_prev"])}
+    reference, anchored = build(ReferenceCVAE), build(AnchoredCVAE)
+    assert torch.equal(run(reference, data, False).x_hat, run(reference, other, False).x_hat)
+    assert not torch.equal(run(anchored, data, False).x_hat, run(anchored, other, False).x_hat)
+    assert reference.parallel and not anchored.parallel
+    assert reference.sampling == anchored.sampling == "pairs"
+
+
+@BOTH
+def test_a_step_sees_its_own_label_alone(kind: type[ReferenceCVAE]) -> None:
+    model, data = build(kind), inputs()
+    edited = data["condition"].clone()
+    edited[:, 2] = torch.rand_like(edited[:, 2])
+    before, after = run(model, data, False).x_hat, run(model, {**data, "condition": edited}, False).x_hat
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.equal(before[:, 2], after[:, 2])
+
+
+@BOTH
+def test_one_row_equals_two(kind: type[ReferenceCVAE]) -> None:
+    model, data = build(kind), inputs(2)
+    state = model.start(data["past"], data["past_condition"])
+    noise = [torch.randn(2, *s) for s in model.noise_shapes((H, W))]
+    features = {k: v[:, 0] for k, v in model.encode(data["condition"]).items()}
+    both, _ = model.step(state, data["x_prev"][:, 0], features, noise, False)
+    alone, _ = model.step(
+        tuple(s[:1] for s in state),
+        data["x_prev"][:1, 0],
+        {k: v[:1] for k, v in features.items()},
+        [n[:1] for n in noise],
+        False,
+    )
+    torch.testing.assert_close(both.x_hat[:1], alone.x_hat, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (13, 22), (66, 64), (8, 8), (9, 31)])
+def test_any_frame_size(size: tuple[int, int]) -> None:
+    step = run(build(), inputs(1, *size), posterior=True)
+    assert step.x_hat.shape == (1, K, 3, *size)
+    assert step.q[0].mu.shape[2:] == build().noise_shapes(size)[0]
+    assert float(step.x_hat.detach().min()) > 0 and float(step.x_hat.detach().max()) < 1
+
+
+def test_the_gate_carries_the_reference_over() -> None:
+    model, data = build(), inputs()
+    with torch.no_grad():
+        model.out.weight.zero_()
+        model.out.bias.zero_()
+        model.out.bias[3] = 20.0  # sigmoid(80): all of the reference
+    x_hat = run(model, data, False).x_hat
+    torch.testing.assert_close(x_hat, data["past"].expand_as(x_hat))
+
+
+def test_the_standard_prior_is_standard_and_the_learned_one_reads_the_label() -> None:
+    data = inputs()
+    p = run(build(prior="standard"), data, False).p[0]
+    assert not p.mu.any() and not p.logvar.any()
+    learned = build(prior="learned")
+    with torch.no_grad():
+        learned.prior[-1].weight.normal_()  # type: ignore[index]
+    other = {**data, "condition": 1 - data["condition"]}
+    assert not torch.equal(run(learned, data, False).p[0].mu, run(learned, other, False).p[0].mu)
+
+
+def test_the_posterior_sees_the_target_and_the_prior_does_not() -> None:
+    model, data = build(), inputs()
+    with torch.no_grad():
+        model.posterior[-1].weight.normal_()  # type: ignore[union-attr]
+    other = {**data, "targets": 1 - data["targets"]}
+    one, two = run(model, data, True), run(model, other, True)
+    assert not torch.equal(one.q[0].mu, two.q[0].mu)
+    assert torch.equal(one.p[0].mu, two.p[0].mu)
+
+
+def test_label_features_spread_thin_sticks() -> None:
+    label = torch.ones(1, 3, 9, 9)
+    label[0, 0, 4, 4] = 0.0  # one pixel of ink in the first channel
+    ink, near, halo = label_features(label).chunk(3, 1)
+    assert [int((part[0, 0] > 0).sum()) for part in (ink, near)] == [1, 9]
+    assert int((halo[0, 0] > 0).sum()) > 25
+    assert not (ink[0, 1].any() or near[0, 1].any() or halo[0, 1].any())
+
+
+def test_bf16_runs_and_stays_near() -> None:
+    model, data = build(), inputs()
+    with torch.no_grad():
+        exact = run(model, data, True)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = run(model, data, True)
+    assert rounded.x_hat.dtype == rounded.q[0].mu.dtype == torch.float32
+    assert float((exact.x_hat - rounded.x_hat).abs().max()) < 0.05
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(UserError, match="label images"):
+        ReferenceCVAE(ReferenceConfig(**SMALL), (7,))
+    with pytest.raises(ValidationError, match="multiples of 16"):
+        ReferenceConfig(widths=[16, 24], encoder_blocks=[0, 0], decoder_blocks=[0])
+    with pytest.raises(ValidationError, match="decoder_blocks"):
+        ReferenceConfig(widths=[16, 32], encoder_blocks=[0, 0], decoder_blocks=[0, 1])
+
+
+def test_a_pair_can_be_learned_by_heart() -> None:
+    torch.manual_seed(0)
+    model = ReferenceCVAE(ReferenceConfig(**SMALL), (3, H, W)).train()
+    data = inputs(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    errors = []
+    for _ in range(80):
+        step = run(model, data, posterior=True)
+        recon = reconstruction(step.x_hat, data["targets"]).mean()
+        loss = recon + 1e-4 * kl_divergence(step.q[0], step.p[0]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(float(recon.detach()))
+    assert errors[-1] < 0.5 * errors[0], (errors[0], errors[-1])
