@@ -64,7 +64,8 @@ def psnr_figure(request: Request) -> Figure:
     handles = []
     for run, table in zip(request.runs, tables, strict=True):
         first = run.label if request.comparison else "rollout"
-        curves: list[_Curve] = [("psnr", first, run.style)]
+        # On top: where no step needs the one before, one step is the rollout.
+        curves: list[_Curve] = [("psnr", first, {**run.style, "zorder": 2.5})]
         if not request.comparison:
             curves += _COMPANIONS
             _band(axes, table, run)
