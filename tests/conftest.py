@@ -22,7 +22,7 @@ def shared() -> Path:
     path = Path(os.environ.get("CVAE_SHARED") or Path(__file__).parents[2] / "shared")
     if not (path / "data").is_dir():
         pytest.skip(f"no real data at {path}; set CVAE_SHARED to the folder that holds data/ and bad/")
-    return path
+    return path.resolve()
 
 
 def picture(number: int, width: int = 12, height: int = 10) -> Image.Image:
