@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .models.base import Gaussian
+from .models.base import Gaussian, Step
 
 
 def reconstruction(x_hat: Tensor, x: Tensor, kind: str = "mse") -> Tensor:
@@ -48,3 +48,8 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
     mu_q, logvar_q, mu_p, logvar_p = (v.float() for v in (*q, *p))
     terms = logvar_p - logvar_q + (logvar_q.exp() + (mu_q - mu_p).square()) * torch.exp(-logvar_p) - 1.0
     return 0.5 * terms.flatten(2).sum(-1)
+
+
+def total_kl(steps: Step) -> Tensor:
+    """KL of K steps summed over the latent levels, ``[B, K]`` nats."""
+    return torch.stack([kl_divergence(q, p) for q, p in zip(steps.q, steps.p, strict=True)]).sum(0)

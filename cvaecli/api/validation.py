@@ -12,7 +12,8 @@ from typing import Any
 from .. import checkpoint as checkpoints
 from .. import media, panels
 from ..data.clip import Clip, VideoData
-from ..engine.evaluate import Evaluation, evaluate
+from ..engine.evaluate import evaluate
+from ..engine.scores import Evaluation
 from ..errors import UserError
 from ..reporter import Reporter, Silent
 from ..run import Run

@@ -15,14 +15,15 @@ from torch import Tensor
 from ..data.clip import Clip
 from ..errors import CvaeError
 from ..models.base import Step, VideoCVAE
-from ..objective import reconstruction
+from ..objective import reconstruction, total_kl
 from ..schedules import beta, forced, learning_rate, tfr
 from ..schema import RunConfig
 from ..seeding import stream
 from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device
-from .evaluate import Evaluation, Progress, evaluate, total_kl
+from .evaluate import Progress, evaluate
+from .scores import Evaluation
 from .unroll import unroll
 
 TERMS = ("loss", "recon", "kl", "grad_norm")
