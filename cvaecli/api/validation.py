@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import checkpoint as checkpoints
 from .. import media, panels
 from ..data.clip import Clip, VideoData
 from ..engine.evaluate import evaluate
 from ..engine.scores import Evaluation
 from ..errors import UserError
+from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..run import Run
 from ..schema import RunConfig
@@ -51,14 +54,13 @@ def validate(
     clips = _with_truth(data, split, config)
     if swap_conditions:
         clips = _swapped(clips, split, config)
-    limits = config.eval
     with reporter.task(f"Validating {home.name} on {split}") as advance:
         began = time.perf_counter()
         scores = evaluate(
             model,
             clips,
             device,
-            limits,
+            config.eval,
             n_past=config.data.n_past,
             n_future=config.data.n_future,
             seed=config.seed,
@@ -77,7 +79,7 @@ def validate(
         "prior": config.eval.prior,
         "conditions": "the next clip's" if swap_conditions else "the clip's own",
         "seed": config.seed,
-        "batch_norm": "running statistics",
+        "batch_norm": "running statistics" if _has_batch_norm(model) else "none in this model",
         "precision": device.precision,
         "device": device.name,
         "psnr": "mean over frames of -10 log10(MSE over C, H, W), clamped to [0, 1]; mean over clips",
@@ -95,6 +97,10 @@ def validate(
     folder = home.write_evaluation(name, summary, list(scores.per_frame()))
     save_strip(scores, folder / "strip.png")
     return summary
+
+
+def _has_batch_norm(model: VideoCVAE) -> bool:
+    return any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in model.modules())
 
 
 def without_nan(values: Any) -> Any:
