@@ -9,7 +9,7 @@ import torch
 from helpers import CPU, AddingCVAE, ReferenceToy, make_model
 from torch import Tensor
 
-from cvaecli.engine.rollout import Noise, no_noise, rollout
+from cvaecli.engine.rollout import Noise, prior_noise, rollout
 from cvaecli.models.base import VideoCVAE
 from cvaecli.seeding import frame_noise
 
@@ -162,7 +162,7 @@ def test_predictions_are_fed_back() -> None:
 
 
 def test_the_priors_mean_is_no_noise(model: VideoCVAE) -> None:
-    noise = no_noise(model, 2, SIZE)(5, 3)
+    noise = prior_noise(model, ["a", "b"], SIZE, prior="mean", seed=0, n_past=1)(5, 3)
     assert [tuple(n.shape) for n in noise] == [(2, 3, *shape) for shape in model.noise_shapes(SIZE)]
     assert not any(n.any() for n in noise)
 

@@ -16,12 +16,11 @@ from .. import submission as submissions
 from ..data.clip import Clip, VideoData
 from ..engine.batches import to_float
 from ..engine.device import Device
-from ..engine.rollout import Noise, no_noise, rollout
+from ..engine.rollout import prior_noise, rollout
 from ..errors import UserError
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..schema import RunConfig
-from ..seeding import frame_noise
 from .joining import RUNS, load_data, open_run
 
 
@@ -141,21 +140,19 @@ def _predicted(
 
     conditions = (load(clip.condition, first, min(first + chunk, n)) for first in range(P, n, chunk))
     yield from np.moveaxis(np.array(clip.frames[:P]), 1, -1)
-    noise = _prior_noise(model, clip, config, sample)
+    noise = prior_noise(
+        model,
+        [clip.name],
+        (clip.frames.shape[2], clip.frames.shape[3]),
+        prior=config.eval.prior,
+        seed=config.seed,
+        n_past=P,
+        sample=sample,
+    )
     past, past_condition = load(clip.frames, 0, P), load(clip.condition, 0, P)
     for x_hat in rollout(model, past, past_condition, conditions, noise, device):
         values = metrics.shown(x_hat[0]).mul(255).round().byte()
         yield from values.movedim(1, -1).cpu().numpy()
-
-
-def _prior_noise(model: VideoCVAE, clip: Clip, config: RunConfig, sample: int) -> Noise:
-    size = (clip.frames.shape[2], clip.frames.shape[3])
-    if config.eval.prior == "mean":
-        return no_noise(model, 1, size)
-    shapes, P = model.noise_shapes(size), config.data.n_past
-    return lambda first, count: frame_noise(
-        config.seed, [clip.name], range(P + first, P + first + count), shapes, sample
-    )
 
 
 def export_gif(

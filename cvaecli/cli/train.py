@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..console import Terminal
 from .common import AsJson, Debug, Quiet, split_arguments, terminal
 
 
@@ -66,10 +67,7 @@ def train(
             console.result(f"run: {run.path}   next: cvae plot all {run.path}, cvae export-gif {run.path}")
 
 
-def _show_dry_run(console: object, report: dict[str, object]) -> None:
-    from ..console import Terminal
-
-    assert isinstance(console, Terminal)
+def _show_dry_run(console: Terminal, report: dict[str, object]) -> None:
     if console.as_json:
         console.data(report)
     else:

@@ -13,10 +13,9 @@ from ..data.clip import Clip
 from ..models.base import VideoCVAE
 from ..objective import reconstruction, total_kl
 from ..schema import EvalConfig
-from ..seeding import frame_noise
 from .batches import to_float
 from .device import Device
-from .rollout import no_noise, rollout
+from .rollout import Noise, prior_noise, rollout
 from .scores import ClipScore, Evaluation
 
 Progress = Callable[[int, int], None]
@@ -128,17 +127,16 @@ class _Group:
         for first in range(self.n_past, end, self.config.chunk):
             yield first, min(first + self.config.chunk, end)
 
-    def _noise(self, sample: int) -> Callable[[int, int], Sequence[Tensor]]:
-        if self.config.prior == "mean":
-            return no_noise(self.model, len(self.clips), self.size)
-        shapes = self.model.noise_shapes(self.size)
-        names = [clip.name for clip in self.clips]
-
-        def draw(first: int, count: int) -> list[Tensor]:
-            frames = range(self.n_past + first, self.n_past + first + count)
-            return frame_noise(self.seed, names, frames, shapes, sample)
-
-        return draw
+    def _noise(self, sample: int) -> Noise:
+        return prior_noise(
+            self.model,
+            [clip.name for clip in self.clips],
+            self.size,
+            prior=self.config.prior,
+            seed=self.seed,
+            n_past=self.n_past,
+            sample=sample,
+        )
 
     def scores(self) -> list[ClipScore]:
         samples, diversity = self._rollouts()

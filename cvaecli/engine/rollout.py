@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import State, Step, VideoCVAE, slice_time, stack_steps
+from ..seeding import frame_noise
 from .device import Device
 
 Noise = Callable[[int, int], Sequence[Tensor]]
@@ -15,10 +16,30 @@ Noise = Callable[[int, int], Sequence[Tensor]]
 ``[B, count, *shape]`` a latent level."""
 
 
-def no_noise(model: VideoCVAE, batch: int, size: tuple[int, int]) -> Noise:
-    """Zeros: z is the prior's mean."""
+def prior_noise(
+    model: VideoCVAE,
+    clips: Sequence[str],
+    size: tuple[int, int],
+    *,
+    prior: str,
+    seed: int,
+    n_past: int,
+    sample: int = 0,
+) -> Noise:
+    """The noise of a rollout of these clips, one name a batch row.
+
+    Args:
+        size: (H, W) of the frames.
+        prior: ``sample``, or ``mean`` for zeros: z is the prior's mean.
+        n_past: frame number of the first predicted frame.
+        sample: another number, another draw.
+    """
     shapes = model.noise_shapes(size)
-    return lambda first, count: [torch.zeros(batch, count, *shape) for shape in shapes]
+    if prior == "mean":
+        return lambda first, count: [torch.zeros(len(clips), count, *shape) for shape in shapes]
+    return lambda first, count: frame_noise(
+        seed, clips, range(n_past + first, n_past + first + count), shapes, sample
+    )
 
 
 def rollout(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..errors import UserError
+from ..media import replacing
 from . import figures
 from .figures import Request, Run
 from .psnr import psnr_figure
@@ -88,14 +88,8 @@ def _draw(kind: str, request: Request, target: Path) -> Path:
     buffer = io.BytesIO()
     with mpl.rc_context(figures.RC):
         _DRAWERS[kind](request).savefig(buffer, format=target.suffix[1:].lower(), dpi=300)
-    part = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as part:
         part.write_bytes(buffer.getvalue())
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
     return target
 
 
