@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers import predicted
 from torch import Tensor
 
 from cvaecli import config, models
@@ -79,16 +80,23 @@ class Fed(NamedTuple):
 
 
 def record_steps(trained: Trainer) -> list[Fed]:
-    """Fill the returned list with every step that the model is asked for, one at a time."""
+    """Fill the returned list with every step that the model is asked for; steps asked for together, as in
+    `unroll`, are one entry of a batch of all of them."""
     record: list[Fed] = []
-    step = trained.model.step
+    step, unroll = trained.model.step, trained.model.unroll
 
     def recorded(state, x_prev, features, noise, posterior):  # type: ignore[no-untyped-def]
         one, state = step(state, x_prev, features, noise, posterior)
         record.append(Fed(x_prev, one.x_hat))
         return one, state
 
+    def recorded_together(state, x_prev, features, noise, posterior):  # type: ignore[no-untyped-def]
+        steps, state = unroll(state, x_prev, features, noise, posterior)
+        record.append(Fed(x_prev.flatten(0, 1), steps.x_hat.flatten(0, 1)))
+        return steps, state
+
     trained.model.step = recorded  # type: ignore[method-assign]
+    trained.model.unroll = recorded_together  # type: ignore[method-assign]
     return record
 
 
@@ -209,7 +217,7 @@ def test_detached_feedback_really_stops_gradients() -> None:
         trained = trainer(small("pose", f"teacher_forcing.detach={detach}"))
         record = record_steps(trained)
         batch = next(iter(trained.sampler.epoch(0)))
-        trained._predict(trained.frames.gather(*batch), trained._plan())
+        predicted(trained, trained.frames.gather(*batch))
         (gradient,) = torch.autograd.grad(record[-1].x_hat.sum(), record[0].x_hat, allow_unused=True)
         assert (gradient is not None and bool(gradient.abs().sum() > 0)) is reaches
 

@@ -12,7 +12,7 @@ teacher-forced) it calls ``unroll`` once; otherwise it loops over ``step``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -178,27 +178,33 @@ def stack_steps(steps: Sequence[Step]) -> Step:
 
 
 def fold_time(
-    model: VideoCVAE,
-    state: State,
-    x_prev: Tensor,
-    features: Features,
-    noise: Sequence[Tensor],
-    posterior: bool,
+    draw: Callable[[Features, Sequence[Tensor]], Step], features: Features, noise: Sequence[Tensor]
 ) -> Step:
-    """K steps as one ``step`` on a batch of B * K: the ``unroll`` of a model whose state never changes.
+    """K steps as one batch of B * K: the ``unroll`` of a model whose state never changes.
 
     Args:
-        state: of the folded batch, each row's state K times over.
-        x_prev, features, noise: as for ``unroll``, ``[B, K, ...]``.
+        draw: steps ``[N, ...]`` from features and noise ``[N, ...]``.
+        features, noise: ``[B, K, ...]`` each.
 
     Returns:
         The K steps, ``[B, K, ...]``.
     """
-    B_K = x_prev.shape[:2]
+    B_K = noise[0].shape[:2]
     flat = {name: value.flatten(0, 1) for name, value in features.items()}
-    one, _ = model.step(state, x_prev.flatten(0, 1), flat, [n.flatten(0, 1) for n in noise], posterior)
+    steps = draw(flat, [n.flatten(0, 1) for n in noise])
 
     def unfold(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
         return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
 
-    return Step(split_time(one.x_hat, B_K), unfold(one.q), unfold(one.p))
+    return Step(split_time(steps.x_hat, B_K), unfold(steps.q), unfold(steps.p))
+
+
+def follows(x_prev: Tensor, targets: Tensor | None) -> bool:
+    """Whether the previous frames ``[B, K, ...]`` are the targets one step later, from the second on.
+
+    What was computed of the targets then serves again. That true frames are fed shows in the memory: both
+    are views of one clip.
+    """
+    if targets is None or x_prev.shape != targets.shape:
+        return False
+    return x_prev.shape[1] > 1 and x_prev[:, 1:].is_set_to(targets[:, :-1])

@@ -20,8 +20,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
-from .layers import DepthConvBlock, ResidualBlock, at_least_float32, batch_norm_per_step, split_time
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time, follows
+from .layers import (
+    BatchNorm,
+    DepthConvBlock,
+    ResidualBlock,
+    at_least_float32,
+    batch_norm_per_step,
+    split_time,
+)
 
 MIN_SIZE = 4  # the label encoder's reflection padding of 3 pixels needs one pixel more than that
 
@@ -105,8 +112,9 @@ class PoseCVAE(VideoCVAE):
         if targets is not None and self.config.posterior == "target":
             frame = self.frame_transformation(targets.flatten(0, 1))
             q = self._posterior(frame, label.flatten(0, 1))
-            B_K = label.shape[:2]
-            features |= {"mu": split_time(q.mu, B_K), "logvar": split_time(q.logvar, B_K)}
+            parts = {"mu": q.mu, "logvar": q.logvar, "frame": frame}
+            features |= {name: split_time(part, label.shape[:2]) for name, part in parts.items()}
+            features["x"] = targets
         return features
 
     def start(self, past: Tensor, condition: Tensor) -> State:
@@ -117,7 +125,27 @@ class PoseCVAE(VideoCVAE):
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
         """Predict one frame; the prior is N(0, I)."""
-        frame, label, z = self.frame_transformation(x_prev), features["label"], noise[0]
+        return self._draw(self.frame_transformation(x_prev), features, noise[0], posterior), state
+
+    def unroll(
+        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
+    ) -> tuple[Step, State]:
+        """All K steps as one batch of B * K: without state they do not need each other."""
+        if follows(x_prev, features.get("x")):
+            # The targets' features serve again as the inputs of the next steps.
+            first = self.frame_transformation(x_prev[:, 0])
+            frame = torch.cat((first[:, None], features["frame"][:, :-1]), 1)
+        else:
+            frame = split_time(self.frame_transformation(x_prev.flatten(0, 1)), x_prev.shape[:2])
+
+        def draw(features: Features, noise: Sequence[Tensor]) -> Step:
+            return self._draw(features["frame"], features, noise[0], posterior)
+
+        return fold_time(draw, {**features, "frame": frame}, noise), state
+
+    def _draw(self, frame: Tensor, features: Features, noise: Tensor, posterior: bool) -> Step:
+        """Steps ``[N, ...]`` from the previous frames' features."""
+        label, z = features["label"], noise
         q: tuple[Gaussian, ...] = ()
         if posterior:
             fed = self.config.posterior == "fed"
@@ -128,13 +156,7 @@ class PoseCVAE(VideoCVAE):
         if self.config.output == "sigmoid":
             x_hat = torch.sigmoid(x_hat)
         zeros = z.new_zeros(()).expand(z.shape)
-        return Step(x_hat, q, (Gaussian(zeros, zeros),)), state
-
-    def unroll(
-        self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
-    ) -> tuple[Step, State]:
-        """All K steps as one batch of B * K: without state they do not need each other."""
-        return fold_time(self, state, x_prev, features, noise, posterior), state
+        return Step(x_hat, q, (Gaussian(zeros, zeros),))
 
     def _posterior(self, frame: Tensor, label: Tensor) -> Gaussian:
         """q(z | frame, label) from features ``[N, ...]``."""
@@ -157,7 +179,7 @@ class LabelEncoder(nn.Sequential):
         super().__init__(
             nn.ReflectionPad2d(3),
             nn.Conv2d(in_channels, out_channels // 2, 7),
-            nn.BatchNorm2d(out_channels // 2),
+            BatchNorm(out_channels // 2),
             nn.Identity(),  # the course wrote LeakyReLU(True): slope 1
             ResidualBlock(out_channels // 2, out_channels),
         )

@@ -160,7 +160,11 @@ class ReferenceCVAE(VideoCVAE):
         """All K steps as one batch of B * K."""
         K = x_prev.shape[1]
         repeated = tuple(part.repeat_interleave(K, 0) for part in state)
-        return fold_time(self, repeated, x_prev, features, noise, posterior), state
+
+        def draw(features: Features, noise: Sequence[Tensor]) -> Step:
+            return self.step(repeated, features["x_prev"], features, noise, posterior)[0]
+
+        return fold_time(draw, {**features, "x_prev": x_prev}, noise), state
 
     # --- parts ------------------------------------------------------------------------------------
 
