@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import ctypes
+import os
 import platform
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +16,8 @@ from ..errors import UserError
 from ..schema import RuntimeConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h; a threshold of -1 is "never"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,20 @@ class Device:
         """Move a model here, convolution weights channels-last: faster on every device we know."""
         return model.to(self.torch).to(memory_format=torch.channels_last)
 
+    def for_inference(self, model: Model) -> Model:
+        """The model, or under bf16 a copy whose convolutions hold their weights in bf16.
+
+        Gives the same numbers: autocast would cast the weights, but anew at every step. Training goes on
+        with the model given.
+        """
+        if not self.bf16:
+            return model
+        copied = copy.deepcopy(model)
+        for part in copied.modules():
+            if isinstance(part, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                part.to(torch.bfloat16)
+        return copied
+
     @property
     def name(self) -> str:
         """For people: the accelerator's or processor's name."""
@@ -65,7 +84,9 @@ def prepare(runtime: RuntimeConfig) -> Device:
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    torch.use_deterministic_algorithms(runtime.deterministic)
+    _keep_freed_memory()
+    if runtime.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler
+        torch.use_deterministic_algorithms(runtime.deterministic)
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = not runtime.deterministic
     device = _choose(runtime.device)
@@ -92,6 +113,21 @@ def _choose(name: str) -> torch.device:
     if (device.index or 0) >= found:
         raise UserError(f"runtime.device: there is no {name} on this machine", "use runtime.device=auto")
     return device
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step instead of giving it back to the system.
+
+    Tensors of tens of megabytes would otherwise come back at every step as fresh pages, which the
+    system zeroes one by one: 10 % of a training step in bf16, up to 40 % in fp32. Other C libraries are
+    left as they are.
+    """
+    libc, _ = platform.libc_ver()
+    if libc != "glibc" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    for option, value in ((_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, -1)):
+        mallopt(option, value)
 
 
 def _has_bf16_units(device: torch.device) -> bool:

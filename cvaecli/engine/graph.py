@@ -1,0 +1,102 @@
+"""CUDA graphs: a function of tensors of fixed shapes is recorded once, then replayed as one launch.
+
+At batch 2 a step is hundreds of kernels of a few microseconds each, which Python cannot launch as fast as a
+GPU finishes them. A recording reads and writes the same memory every time, so arguments are copied into it
+and results are valid until the next call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+"""Records a function without arguments: gives what replays it, and where its results then are."""
+
+WARM_UP = 3
+"""Plain calls before a recording: libraries choose their kernels and workspaces in them."""
+MOST = 4
+"""Recordings of one function, each with memory of its own; what else is asked for runs plainly."""
+
+
+class Replayed:
+    """A function, recorded for each kind of arguments it is called with.
+
+    Arguments are of one kind when their tensors agree in shape and type and everything else is equal. The
+    function must not wait for the device, draw random numbers, or depend on anything but its arguments and
+    tensors that stay where they are.
+
+    Args:
+        function: of any nested tuples, lists and dicts of tensors, numbers and None; called with the same
+            gradient and precision modes every time.
+        record: ``record_cuda_graph``; a test may give another one.
+    """
+
+    def __init__(self, function: Callable[..., Any], record: Recorder | None = None) -> None:
+        self._function, self._record = function, record or record_cuda_graph
+        self._calls: Counter[str] = Counter()
+        self._recordings: dict[str, _Recording] = {}
+        self._refused = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The function's result; its tensors are overwritten by the next call."""
+        leaves, spec = pytree.tree_flatten(arguments)
+        kind = repr((spec, [_kind(leaf) for leaf in leaves]))
+        if kind not in self._recordings:
+            self._calls[kind] += 1
+            if self._calls[kind] <= WARM_UP or len(self._recordings) == MOST or self._refused:
+                return self._plainly(arguments)
+            try:
+                self._recordings[kind] = _Recording(self._function, leaves, spec, self._record)
+            except RuntimeError as error:
+                self._refused = True
+                warnings.warn(f"no CUDA graph of this model: {error}; going on without", stacklevel=2)
+                return self._function(*arguments)
+        return self._recordings[kind](leaves)
+
+    def _plainly(self, arguments: Sequence[Any]) -> Any:
+        """On a stream of its own, as a later recording wants its warm-up to be."""
+        if not torch.cuda.is_available():
+            return self._function(*arguments)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            result = self._function(*arguments)
+        torch.cuda.current_stream().wait_stream(side)
+        return result
+
+
+class _Recording:
+    """One recording with the memory that it reads its arguments from."""
+
+    def __init__(
+        self, function: Callable[..., Any], leaves: Sequence[Any], spec: pytree.TreeSpec, record: Recorder
+    ) -> None:
+        self._held = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        arguments = pytree.tree_unflatten(self._held, spec)
+        self._replay, self._result = record(lambda: function(*arguments))
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        for held, leaf in zip(self._held, leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                held.copy_(leaf, non_blocking=True)
+        self._replay()
+        return self._result
+
+
+def record_cuda_graph(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """See ``Recorder``."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function()
+    return graph.replay, result
+
+
+def _kind(leaf: Any) -> Any:
+    return (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor) else leaf
