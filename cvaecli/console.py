@@ -41,10 +41,11 @@ class Terminal:
     Args:
         quiet: no progress and no notes; warnings and errors stay.
         as_json: results as one JSON object on stdout instead of tables.
+        who: put before warnings and errors, where several processes write to one terminal.
     """
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    def __init__(self, quiet: bool = False, as_json: bool = False, who: str = "") -> None:
+        self.quiet, self.as_json, self._who = quiet, as_json, who
         self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
         self._bars: Progress | None = None
         self._epochs = self._steps = TaskID(0)
@@ -61,12 +62,12 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """See ``Reporter``."""
-        self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+        self.err.print(f"[yellow]warning:[/] {self._who}{escape(text)}", soft_wrap=True)
 
     def error(self, message: str, hint: str = "") -> None:
         """One line: what is wrong, and what to do."""
         tail = f" [dim]({escape(hint)})[/]" if hint else ""
-        self.err.print(f"[bold red]error:[/] {escape(message)}{tail}", soft_wrap=True)
+        self.err.print(f"[bold red]error:[/] {self._who}{escape(message)}{tail}", soft_wrap=True)
 
     def result(self, text: str) -> None:
         """A line of the result."""

@@ -36,3 +36,15 @@ class DataError(UserError):
     def __init__(self, message: str, hint: str = "", faults: list[str] | None = None) -> None:
         super().__init__(message, hint)
         self.faults = faults or []
+
+
+class ToldElsewhereError(CvaeError):
+    """A failure that another process of the same training tells: this one ends in silence.
+
+    Args:
+        exit_code: of the failure that is told.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("ended together with the other processes")
+        self.exit_code = exit_code

@@ -111,7 +111,10 @@ class TrainConfig(Section):
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Stop after this many minutes of training in all, resumed time counted; no schedule knows of it."""
     batch_size: Positive = 2
-    """Windows (or pairs) a step."""
+    """Windows (or pairs) a step, over all processes together."""
+    accumulate: Positive = 1
+    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory,
+    the same step (batch norm sees the parts one by one)."""
     window: Annotated[int, Field(ge=2)] = 16
     """Frames a training window, given ones included (train_vi_len)."""
     stride: Positive | None = None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cvaecli import config as configs
 from cvaecli.data.clip import Clip
+from cvaecli.engine.batches import Batch
 from cvaecli.engine.device import Device
 from cvaecli.engine.fit import EpochEvent, Event, StepEvent, Trainer
 from cvaecli.models.base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
@@ -79,6 +80,13 @@ def run_events(trainer: Trainer) -> tuple[list[StepEvent], list[EpochEvent]]:
     events: list[Event] = list(trainer.events())
     steps = [event for event in events if isinstance(event, StepEvent)]
     return steps, [event for event in events if isinstance(event, EpochEvent)]
+
+
+def predicted(trainer: Trainer, batch: Batch) -> Step:
+    """What the next training step predicts of a batch, z from the posterior."""
+    plan = trainer._plan()
+    told, _ = trainer._loss.parts(batch, 0, trainer.step, plan.forced)
+    return trainer._loss._unroll(told, plan.forced, plan.tfr, posterior=True)
 
 
 def write_set(root: Path, train: int = 20, val: int = 7, test: int = 2, size: int = 8) -> Path:

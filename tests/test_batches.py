@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,6 +159,35 @@ def test_resident_and_mapped_frames_give_equal_batches(monkeypatch: pytest.Monke
     pairs = zip(batches(resident, one, train, 0, 0), batches(mapped, one, train, 0, 0), strict=True)
     for a, b in pairs:
         assert torch.equal(a.frames, b.frames) and torch.equal(a.condition, b.condition)
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> Frames:
+    """Frames that stay in the memory map and are read ahead."""
+    monkeypatch.setattr(module, "RESIDENT_SHARE", 0)
+    return Frames([make_clip(9, "a"), make_clip(6, "b", seed=1, steps=8)], CPU)
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_an_epoch_that_is_left_leaves_no_thread(mapped: Frames) -> None:
+    train = make_config(train={"steps_per_epoch": 50}).train
+    source = batches(mapped, Sampler([9, 6], train, "windows", 0), train, 0, 0)
+    next(source)
+    assert readers(), "the next batches are being read"
+    source.close()  # type: ignore[attr-defined]
+    assert not readers()
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised(mapped: Frames) -> None:
+    good, bad = (torch.tensor([0]), torch.tensor([[2, 3]])), (torch.tensor([0]), torch.tensor([[9, 10]]))
+    source = mapped.batches([good, good, bad, good])
+    assert torch.equal(next(source).frames, next(source).frames)
+    with pytest.raises(IndexError):
+        next(source)
+    assert not readers()
 
 
 def test_a_batch_holds_the_frames_it_names() -> None:

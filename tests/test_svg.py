@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import BASE, CPU, run_events
+from helpers import BASE, CPU, predicted, run_events
 from torch import Tensor
 
 from cvaecli import config as configs
@@ -463,7 +463,7 @@ def test_loss_counts_the_past_frames(past_loss: bool) -> None:
     ours = trainer("teacher_forcing.ratio=1", past_loss=past_loss)
     batch = next(iter(batches(ours.frames, ours.sampler, ours.config.train, 0, 0)))
     ours.model.train()
-    steps = ours._predict(batch, ours._plan_at(0))
+    steps = predicted(ours, batch)
     assert steps.x_hat.shape[1] == steps.q[0].mu.shape[1] == (4 if past_loss else 3)
     recon = ours._train_step(batch, ours._plan_at(0))[1]
     expected = (steps.x_hat - batch.frames[:, -steps.x_hat.shape[1] :]).square().mean()

@@ -12,20 +12,34 @@ from .. import checkpoint as checkpoints
 from .. import data as sources
 from .. import models
 from ..data.clip import VideoData
+from ..data.report import capped
 from ..engine.device import Device, prepare
+from ..engine.distributed import ALONE, World
 from ..errors import UserError
 from ..models.base import VideoCVAE
 from ..models.course import load_course_checkpoint
 from ..models.pose import PoseCVAE
-from ..reporter import Reporter
+from ..reporter import Reporter, Silent
 from ..run import Run, find
 from ..schema import RunConfig
 
 RUNS = Path("runs")
 
 
-def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> VideoData:
-    """The config's data set, decoded on first use; tells what is odd about it."""
+def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter, world: World = ALONE) -> VideoData:
+    """The config's data set, decoded on first use; tells what is odd about it.
+
+    On each machine one process decodes into the cache; the others wait and map what it wrote.
+    """
+    loaded: VideoData | None = None
+    with world.agreeing():
+        if world.local_rank == 0:
+            loaded = _load_data(config, need, reporter)
+    with world.agreeing():
+        return loaded or _load_data(config, need, Silent())
+
+
+def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> VideoData:
     data = config.data
     for split in need:
         if split not in ("train", "val", "test"):
@@ -46,6 +60,8 @@ def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vid
             need=need,
             progress=advance,
         )
+    for line in capped(loaded.summary, loaded.source) if loaded.converted else []:
+        reporter.note(line)
     for warning in loaded.warnings:
         reporter.warn(warning)
     return loaded
@@ -93,11 +109,17 @@ class Opened(NamedTuple):
     checkpoint: dict[str, Any]
 
 
-def open_run(run: str | Path | None, overrides: Sequence[str], runs: Path = RUNS) -> Opened:
+def open_run(
+    run: str | Path | None, overrides: Sequence[str], runs: Path = RUNS, world: World = ALONE
+) -> Opened:
     """Load what RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed."""
-    home, path = find(run, runs)
-    refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"))
-    saved = checkpoints.load(path)
+
+    def read() -> tuple[Run, Path, dict[str, Any]]:
+        home, path = find(run, runs)
+        refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"))
+        return home, path, checkpoints.load(path)
+
+    home, path, saved = world.once(read)
     config = checkpoints.config_of(saved, overrides)
     device = prepare(config.runtime)
     model = build_model(config, _condition_shape(saved, config))

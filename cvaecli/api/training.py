@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import checkpoint as checkpoints
+from ..config import load
 from ..data.clip import VideoData
 from ..data.robot import condition_stats
 from ..engine.device import Device, prepare
-from ..engine.fit import EpochEvent, StepEvent, Trainer
+from ..engine.distributed import ALONE, World, join
+from ..engine.fit import Trainer
 from ..errors import UserError
+from ..launch import several, told_once_a_machine
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment, find
 from ..schema import RunConfig
-from ..signals import InterruptedRun, Interruption
+from .fitting import fit
 from .joining import RUNS, build_model, load_data, load_initial_weights, refuse_overrides
-from .validation import save_strip, validate
 
 
 def train(
@@ -47,23 +49,30 @@ def train(
         InterruptedRun: Ctrl-C or SIGTERM; the checkpoint to resume from is saved.
         CvaeError: the loss is not finite; the last good checkpoint is kept.
     """
-    reporter = reporter or Silent()
-    device = prepare(config.runtime)
-    data = load_data(config, ("train", "val"), reporter)
-    trainer = _trainer(config, data, device, reporter)
+    with join(config.runtime.device) as world:
+        reporter = (reporter or Silent()) if world.leads else Silent()
+        data, trainer = _prepared(config, reporter, world)
+        run = world.once(lambda: _new_run(config, runs, stem, name, data, trainer))
+        return fit(run, trainer, data, reporter)
+
+
+def _new_run(
+    config: RunConfig, runs: Path, stem: str | None, name: str | None, data: VideoData, trainer: Trainer
+) -> Run:
     run = Run.create(runs, stem or config.model_name, name)
     run.write_config(config)
     run.update_info(
         **describe_environment(),
         seed=config.seed,
-        device=device.name,
-        precision=device.precision,
+        device=trainer.device.name,
+        processes=trainer.world.size,
+        precision=trainer.device.precision,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
         data={"source": data.source, "fingerprint": data.fingerprint},
         status="running",
     )
     run.make_latest()
-    return _fit(run, trainer, data, reporter)
+    return run
 
 
 def resume(
@@ -79,37 +88,71 @@ def resume(
         UserError: nothing to resume, other data, or an override that would make it another run.
     """
     reporter = reporter or Silent()
-    home, _ = find(run, runs)
-    refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
-    saved, warning = checkpoints.load_for_resume(home)
-    if warning:
-        reporter.warn(warning)
-    config = checkpoints.config_of(saved, overrides)
-    device = prepare(config.runtime)
-    data = load_data(config, ("train", "val"), reporter)
-    if data.fingerprint != saved["data_fingerprint"]:
-        raise UserError(
-            f"{data.source}: not the data this run was trained on (fingerprint {data.fingerprint}, "
-            f"was {saved['data_fingerprint']})",
-            "restore them, or start a new run",
-        )
-    trainer = _trainer(config, data, device, reporter, fresh=False)
-    trainer.load_state_dict(saved["trainer"], saved["model"])
-    home.forget_after(trainer.step)
-    home.write_config(config)
-    home.make_latest()
+    with told_once_a_machine():
+        home, _ = find(run, runs)
+        refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
+        # Where there are several processes they must meet before they read the checkpoint.
+        device = load(home.path / "config.yaml", overrides).runtime.device if several() else "auto"
+    with join(device) as world:
+        reporter = reporter if world.leads else Silent()
+        saved, warning = world.once(lambda: checkpoints.load_for_resume(home))
+        if warning:
+            reporter.warn(warning)
+        config = checkpoints.config_of(saved, overrides)
+        data, trainer = _prepared(config, reporter, world, saved)
+        world.once(lambda: _note_resumption(home, trainer, reporter))
+        return fit(home, trainer, data, reporter)
+
+
+def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
+    run.forget_after(trainer.step)
+    run.write_config(trainer.config)
+    run.make_latest()
     if trainer.finished:
         reporter.note(
-            f"{home.path}: all {trainer.step} steps are done; raise train.epochs or a stop to train longer"
+            f"{run.path}: all {trainer.step} steps are done; raise train.epochs or a stop to train longer"
         )
     else:
-        reporter.note(f"resuming {home.path} at epoch {trainer.epoch}, step {trainer.step}")
-    home.update_info(status="running", resumed_at_step=trainer.step, device=device.name)
-    return _fit(home, trainer, data, reporter)
+        reporter.note(f"resuming {run.path} at epoch {trainer.epoch}, step {trainer.step}")
+    run.update_info(
+        status="running",
+        resumed_at_step=trainer.step,
+        device=trainer.device.name,
+        processes=trainer.world.size,
+    )
+
+
+def _prepared(
+    config: RunConfig, reporter: Reporter, world: World, saved: Mapping[str, Any] | None = None
+) -> tuple[VideoData, Trainer]:
+    """The data and the trainer, going on from the checkpoint ``saved``; no process goes on without all.
+
+    Raises:
+        UserError: these are not the data that the checkpoint was trained on.
+    """
+    with world.agreeing():
+        device = prepare(config.runtime)
+    data = load_data(config, ("train", "val"), reporter, world)
+    with world.agreeing():
+        if saved is not None and data.fingerprint != saved["data_fingerprint"]:
+            raise UserError(
+                f"{data.source}: not the data this run was trained on (fingerprint {data.fingerprint}, "
+                f"was {saved['data_fingerprint']})",
+                "restore them, or start a new run",
+            )
+        trainer = _trainer(config, data, device, reporter, saved is None, world)
+        if saved is not None:
+            trainer.load_state_dict(saved["trainer"], saved["model"])
+    return data, trainer
 
 
 def _trainer(
-    config: RunConfig, data: VideoData, device: Device, reporter: Reporter, fresh: bool = True
+    config: RunConfig,
+    data: VideoData,
+    device: Device,
+    reporter: Reporter,
+    fresh: bool = True,
+    world: World = ALONE,
 ) -> Trainer:
     """``fresh``: tell the model its data's statistics and start from ``train.init``, whose statistics then
     hold, for its weights know no others. A resumed training has both in its checkpoint."""
@@ -120,96 +163,7 @@ def _trainer(
         model.set_condition_stats(torch.from_numpy(mean), torch.from_numpy(std))
     if fresh and config.train.init is not None:
         load_initial_weights(model, config.train.init, reporter)
-    return Trainer(model, config, device, train_clips, data.splits["val"])
-
-
-def _fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
-    """Run the trainer's events into the run folder, then validate."""
-    try:
-        with Interruption() as interruption, reporter.training(trainer.config.train.epochs):
-
-            def stop_if_asked() -> None:
-                if interruption.signum is not None:
-                    checkpoints.save_last(run, _checkpoint(trainer, data))
-                    raise InterruptedRun(
-                        interruption.signum,
-                        f"interrupted at step {trainer.step}; everything is saved",
-                        f"go on with: cvae train --resume {run.path}",
-                    )
-
-            def validating(done: int, total: int) -> None:
-                reporter.validating(done, total)
-                stop_if_asked()
-
-            trainer.on_validation = validating
-            saved_at = time.monotonic()
-            for event in trainer.events():
-                if isinstance(event, StepEvent):
-                    _log_step(run, event)
-                    reporter.step(event)
-                    if time.monotonic() - saved_at > 60 * trainer.config.train.save_minutes:
-                        checkpoints.save_last(run, _checkpoint(trainer, data))
-                        saved_at = time.monotonic()
-                else:
-                    _log_epoch(run, trainer, data, event)
-                    reporter.epoch(event)
-                    saved_at = time.monotonic()
-                if not trainer.finished:
-                    stop_if_asked()
-    except (InterruptedRun, KeyboardInterrupt):
-        run.update_info(status="interrupted")
-        raise
-    except BaseException as error:
-        run.update_info(status="failed", error=str(error) or type(error).__name__)
-        raise
-    run.update_info(status="finished", steps=trainer.step, train_seconds=round(trainer.seconds, 1))
-    validate(run.path, reporter=reporter, overrides=[], data=data)
-    return run
-
-
-def _log_step(run: Run, event: StepEvent) -> None:
-    if event.terms is not None:
-        run.add_step(
-            {
-                "step": event.step,
-                "epoch": event.epoch,
-                **event.terms,
-                "beta": event.beta,
-                "tfr": event.tfr,
-                "forced": event.forced,
-                "lr": event.lr,
-                "frames_per_s": event.frames_per_s,
-            }
-        )
-
-
-def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -> None:
-    """Checkpoints first: the row of an epoch says that the epoch is safe."""
-    saved = _checkpoint(trainer, data)
-    checkpoints.save_last(run, saved)
-    weights_only = {key: value for key, value in saved.items() if key != "trainer"}
-    if event.best:
-        checkpoints.save(run, "best", weights_only)
-    every = trainer.config.train.save_every
-    if every and event.complete and (event.epoch + 1) % every == 0:
-        checkpoints.save(run, f"epoch-{event.epoch:04d}", weights_only)
-    run.add_metrics(event.row)
-    if event.evaluation and trainer.config.eval.sample_strips:
-        save_strip(event.evaluation, run.path / "samples" / f"epoch-{event.epoch:04d}.png")
-
-
-def _checkpoint(trainer: Trainer, data: VideoData) -> dict[str, Any]:
-    return {
-        "format": checkpoints.FORMAT,
-        "config": trainer.config.to_yaml(),
-        "model": trainer.trained.state_dict(),
-        "condition_shape": list(data.splits["train"][0].condition.shape[1:]),
-        "data_fingerprint": data.fingerprint,
-        "epoch": trainer.epoch,
-        "step": trainer.step,
-        "psnr": trainer.best_psnr,
-        "trainer": trainer.state_dict(),
-    }
+    return Trainer(model, config, device, train_clips, data.splits["val"], world)
 
 
 def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -219,11 +173,13 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
         Sizes and estimates: ``parameters``, ``train_frames``, ``steps``, ``seconds_per_step``,
         ``estimated_minutes`` (training alone, without validations), ``peak_memory_gb``, shapes.
     """
-    reporter = reporter or Silent()
-    device = prepare(config.runtime)
-    data = load_data(config, ("train", "val"), reporter)
-    trainer = _trainer(config, data, device, reporter)
-    total = trainer.total_steps
+    with join(config.runtime.device) as world:
+        reporter = (reporter or Silent()) if world.leads else Silent()
+        return _report(*_prepared(config, reporter, world))
+
+
+def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
+    config, device, total = trainer.config, trainer.device, trainer.total_steps
     # Within the first epoch: its end would be a whole validation.
     count = min(3, trainer.sampler.steps(0), config.train.max_steps or total)
     times = [time.perf_counter()]
@@ -243,6 +199,7 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
         "frame_shape": list(train_clips[0].frames.shape[1:]),
         "condition_shape": list(train_clips[0].condition.shape[1:]),
         "batch": [config.train.batch_size, config.train.window],
+        "processes": trainer.world.size,
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
         "estimated_minutes": round(seconds * steps / 60, 1),

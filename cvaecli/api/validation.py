@@ -14,7 +14,8 @@ import torch
 from .. import checkpoint as checkpoints
 from .. import media, panels
 from ..data.clip import Clip, VideoData
-from ..engine.evaluate import evaluate
+from ..engine.distributed import ALONE, World
+from ..engine.evaluate import evaluate, share, together
 from ..engine.scores import Evaluation
 from ..errors import UserError
 from ..models.base import VideoCVAE
@@ -33,6 +34,7 @@ def validate(
     runs: Path = RUNS,
     reporter: Reporter | None = None,
     data: VideoData | None = None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Score a run's best checkpoint on a split with truth; see ``runs/README.md`` for the protocol.
 
@@ -43,22 +45,23 @@ def validate(
         swap_conditions: give every clip the next clip's conditions (the last one the first's). What that
             costs is what the model makes of its conditions.
         data: already loaded data of the same config.
+        world: processes that each score their share of the clips.
 
     Returns:
         What ``eval/<split>/metrics.json`` holds; written there beside ``per_frame.csv``, or with swapped
-        conditions into ``eval/<split>-swapped``.
+        conditions into ``eval/<split>-swapped``. Nothing in all processes but the first.
     """
     reporter = reporter or Silent()
-    home, path, config, model, device, saved = open_run(run, overrides, runs)
-    data = data or load_data(config, (split,), reporter)
+    home, path, config, model, device, saved = open_run(run, overrides, runs, world)
+    data = data or load_data(config, (split,), reporter, world)
     clips = _with_truth(data, split, config)
     if swap_conditions:
         clips = _swapped(clips, split, config)
     with reporter.task(f"Validating {home.name} on {split}") as advance:
         began = time.perf_counter()
-        scores = evaluate(
+        mine = evaluate(
             model,
-            clips,
+            share(clips, config.data.n_past, world),
             device,
             config.eval,
             n_past=config.data.n_past,
@@ -68,7 +71,10 @@ def validate(
             with_ssim=True,
             progress=advance,
         )
+        scores = together(mine, world)
         seconds = time.perf_counter() - began
+    if scores is None:
+        return {}
     summary: dict[str, Any] = scores.summary()
     summary["seconds"] = round(seconds, 2)
     summary["protocol"] = {

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
+from .. import launch
 from ..console import Terminal
-from ..errors import CvaeError, DataError
+from ..errors import CvaeError, DataError, ToldElsewhereError
 from ..signals import InterruptedRun
+
+TELLING = 2.0
+"""Seconds that a process leaves another to tell of the failure of all: the launcher ends everyone as soon as
+one has gone."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
@@ -41,9 +47,12 @@ def one_run(runs: list[str]) -> str | None:
 @contextmanager
 def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) -> Iterator[Terminal]:
     """A terminal for the command's body, whose errors become one line and an exit status."""
-    console = Terminal(quiet, as_json)
+    console = Terminal(quiet, as_json, f"process {launch.rank()}: " if launch.rank() > 0 else "")
     try:
         yield console
+    except ToldElsewhereError as error:
+        time.sleep(TELLING)
+        raise typer.Exit(error.exit_code) from None
     except CvaeError as error:
         if debug:
             raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .. import launch
 from ..console import Terminal
 from .common import AsJson, Debug, Quiet, split_arguments, terminal
 
@@ -32,6 +34,12 @@ def train(
             "--dry-run", help="Read the data, run one step, estimate time and memory; leave no run."
         ),
     ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Train on N GPUs of this machine together, one process on each."
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -48,18 +56,25 @@ def train(
             raise typer.BadParameter(
                 "--resume goes on as the run was; --config, --name and --dry-run do not apply"
             )
+        if gpus is not None and not launch.several():
+            raise typer.Exit(launch.on_gpus(gpus, launch.without_gpus(sys.argv[1:])))
         from .. import api
         from ..config import load
 
         config = config or "quickstart"
         if resume is not None:
             run = api.resume(resume, changes, reporter=console)
-        elif dry_run:
-            _show_dry_run(console, api.dry_run(load(config, changes), reporter=console))
-            return
         else:
-            settings = load(config, changes)
+            with launch.told_once_a_machine():
+                settings = load(config, changes)
+            if dry_run:
+                report = api.dry_run(settings, reporter=console)
+                if launch.rank() == 0:
+                    _show_dry_run(console, report)
+                return
             run = api.train(settings, name=name, stem=Path(config).stem, reporter=console)
+        if launch.rank() > 0:
+            return
         from .validate import show
 
         show(console, {"run": str(run.path), **api.evaluation(run)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,9 +12,14 @@ from ..schema import AugmentConfig
 
 
 def augment(
-    frames: Tensor, condition: Tensor, config: AugmentConfig, generator: torch.Generator
+    frames: Tensor,
+    condition: Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    rows: Sequence[int] | None = None,
+    of: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Flip, shift and zoom a batch.
+    """Flip, shift and zoom a batch, or the rows ``rows`` of a batch of ``of``.
 
     Args:
         frames: ``[B, T, C, H, W]`` in [0, 1].
@@ -26,7 +33,9 @@ def augment(
     if not (config.flip or any(config.shift) or config.zoom):
         return frames, condition
     B, _, _, H, W = frames.shape
-    draws = torch.rand(B, 4, generator=generator)
+    draws = torch.rand(of or B, 4, generator=generator)
+    if rows is not None:
+        draws = draws[rows]
     mirror = torch.where(draws[:, 0] < config.flip, -1.0, 1.0)
     zoom = 1.0 + (2 * draws[:, 1] - 1) * config.zoom
     # Whole pixels: without zoom nothing is resampled, so nothing is blurred.

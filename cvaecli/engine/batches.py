@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..schema import TrainConfig
 from ..seeding import stream
 from .augment import augment
 from .device import Device
+from .prefetch import ahead, empty_on_host
 
 RESIDENT_SHARE = 0.25
 """Share of the device's memory that the training frames may take to be kept there."""
@@ -33,7 +35,11 @@ def to_float(values: Tensor) -> Tensor:
 
 
 class Frames:
-    """The training frames: on the device when they fit, otherwise read from the memory map."""
+    """The training frames: on the device when they fit, otherwise read from the memory map.
+
+    A set may be larger than memory: what is read stays in the system's page cache as long as there is room,
+    and counts as shared, not as this process's own memory.
+    """
 
     def __init__(self, clips: Sequence[Clip], device: Device) -> None:
         self._device = device.torch
@@ -48,24 +54,49 @@ class Frames:
             self._frames = torch.from_numpy(frames).to(self._device)
             self._condition = torch.from_numpy(condition).to(self._device)
 
-    def gather(self, clip: Tensor, frame: Tensor) -> Batch:
-        """Frames ``frame [B, T]`` of the clips ``clip [B]`` (both int64 on the CPU)."""
+    def batches(self, rows: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+        """Frames ``frame [B, T]`` of the clips ``clip [B]`` (both int64 on the CPU) for each of ``rows``.
+
+        Frames that are not resident are read in a thread, a few batches ahead of the one in use.
+        """
         if self.resident:
-            index = (torch.from_numpy(self._starts)[clip][:, None] + frame).to(self._device)
-            return Batch(to_float(self._frames[index]), to_float(self._condition[index]))
-        rows = [(self._clips[int(c)], f.numpy()) for c, f in zip(clip, frame, strict=True)]
-        frames = torch.from_numpy(np.stack([one.frames[f] for one, f in rows]))
-        condition = torch.from_numpy(np.stack([one.condition[f] for one, f in rows]))
-        return Batch(to_float(frames.to(self._device)), to_float(condition.to(self._device)))
+            yield from (self.gather(*row) for row in rows)
+        elif self._device.type == "cpu":
+            yield from ahead(self.gather(*row) for row in rows)
+        else:  # the thread gives the device nothing to do: bytes go there, and become floats there
+            yield from map(self._placed, ahead(self._read(*row) for row in rows))
+
+    def gather(self, clip: Tensor, frame: Tensor) -> Batch:
+        """One batch of ``batches``."""
+        if not self.resident:
+            return self._placed(self._read(clip, frame))
+        index = (torch.from_numpy(self._starts)[clip][:, None] + frame).to(self._device)
+        return Batch(to_float(self._frames[index]), to_float(self._condition[index]))
+
+    def _placed(self, parts: tuple[Tensor, Tensor]) -> Batch:
+        frames, condition = (to_float(part.to(self._device, non_blocking=True)) for part in parts)
+        return Batch(frames, condition)
+
+    def _read(self, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames and conditions as they are in the memory map, copied to the host."""
+        chosen = [self._clips[c] for c in clip.tolist()]
+        frames = self._gathered([one.frames for one in chosen], frame)
+        return frames, self._gathered([one.condition for one in chosen], frame)
+
+    def _gathered(self, arrays: Sequence[np.ndarray], frame: Tensor) -> Tensor:
+        dtype = torch.uint8 if arrays[0].dtype == np.uint8 else torch.float32
+        made = empty_on_host((*frame.shape, *arrays[0].shape[1:]), dtype, self._device)
+        for row, array, wanted in zip(made.numpy(), arrays, frame.numpy(), strict=True):
+            row[:] = array[wanted]
+        return made
 
 
 def _free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
-        import os
-
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return free / int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the machine's processes keep a copy each
     except (ValueError, OSError, AttributeError):
         return 4e9  # no such question on this system: assume a small machine
 
@@ -166,9 +197,21 @@ def _first_frames(lengths: Sequence[int], share: float) -> list[int]:
 
 
 def batches(
-    frames: Frames, sampler: Sampler, train: TrainConfig, seed: int, epoch: int, first: int = 0
+    frames: Frames,
+    sampler: Sampler,
+    train: TrainConfig,
+    seed: int,
+    epoch: int,
+    first: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """The batches of an epoch from number ``first`` on, gathered and augmented."""
-    for step, (clip, frame) in enumerate(sampler.epoch(epoch, first), start=first):
-        batch = frames.gather(clip, frame)
-        yield Batch(*augment(*batch, train.augment, stream(seed, "augment", epoch, step)))
+    """The batches of an epoch from number ``first`` on, gathered and augmented.
+
+    Args:
+        rows: those of every batch that are wanted, all when unset; each is what it is in the whole batch.
+    """
+    wanted = slice(None) if rows is None else rows
+    chosen = ((clip[wanted], frame[wanted]) for clip, frame in sampler.epoch(epoch, first))
+    for step, batch in enumerate(frames.batches(chosen), start=first):
+        generator = stream(seed, "augment", epoch, step)
+        yield Batch(*augment(*batch, train.augment, generator, rows, train.batch_size))

@@ -15,6 +15,7 @@ from ..objective import reconstruction, total_kl
 from ..schema import EvalConfig
 from .batches import to_float
 from .device import Device
+from .distributed import World
 from .rollout import Noise, prior_noise, rollout
 from .scores import ClipScore, Evaluation
 
@@ -74,6 +75,19 @@ def evaluate(
     finally:
         model.train(was_training)
     return Evaluation(scores)
+
+
+def share(clips: Sequence[Clip], n_past: int, world: World) -> list[Clip]:
+    """The clips that this process is to score, of those that have a true frame to predict."""
+    return [clip for clip in clips if clip.n_frames > n_past][world.rank :: world.size]
+
+
+def together(mine: Evaluation, world: World) -> Evaluation | None:
+    """The scores of every process's ``share`` in the clips' order, in the first process; None elsewhere."""
+    parts = world.gather(mine.clips)
+    if parts is None:
+        return None
+    return Evaluation([parts[k % world.size][k // world.size] for k in range(sum(map(len, parts)))])
 
 
 def _groups(clips: Sequence[Clip], n_past: int, n_future: int | None, size: int) -> Iterator[list[Clip]]:

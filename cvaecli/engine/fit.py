@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,21 @@ import torch
 from torch import Tensor
 
 from ..data.clip import Clip
-from ..errors import CvaeError
-from ..models.base import Step, VideoCVAE
-from ..objective import reconstruction, total_kl
-from ..schedules import beta, forced, learning_rate, tfr
+from ..models.base import VideoCVAE
 from ..schema import RunConfig
-from ..seeding import stream
 from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device
-from .evaluate import Progress, evaluate
+from .distributed import ALONE, World
+from .evaluate import Progress, evaluate, share, together
+from .loss import Loss, Part, kl_scale
+from .plan import Plan
 from .scores import Evaluation
-from .unroll import unroll
+from .split import Split
+from .terms import NotFiniteError, Terms
 
-TERMS = ("loss", "recon", "kl", "grad_norm")
-"""What is measured at every step. ``loss = recon + beta * weight * kl`` is per frame whatever the
-reductions; kl is in nats per frame; grad_norm is before clipping."""
+PACE = 1.0
+"""Seconds between two agreements of several processes within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,24 @@ class Trainer:
     Args:
         model: freshly built, on the CPU.
         train: training clips; ``val``: clips of the free-running validation.
+        world: the processes that share the training. All hold the same weights and go through the same
+            events at the same steps; the others' clocks, validations and ``best_psnr`` do not count.
+
+    Raises:
+        UserError: the batches cannot be drawn from these clips, or not be shared out.
     """
 
     def __init__(
-        self, model: VideoCVAE, config: RunConfig, device: Device, train: Sequence[Clip], val: Sequence[Clip]
+        self,
+        model: VideoCVAE,
+        config: RunConfig,
+        device: Device,
+        train: Sequence[Clip],
+        val: Sequence[Clip],
+        world: World = ALONE,
     ) -> None:
         self.config, self.device, self._val = config, device, list(val)[: config.eval.clips]
+        self.world, self._split = world, Split.of(config.train, world.rank, world.size)
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
@@ -90,17 +102,22 @@ class Trainer:
         )
         self.frames = Frames(train, device)
         self.step = self.epoch = self.step_in_epoch = 0
-        self.seconds = 0.0  # of training, all sessions of the run together
         self.best_psnr: float | None = None
-        # Whom to tell how far a validation has come; it may raise to break it off.
-        self.on_validation: Progress | None = None
-        self._sums = torch.zeros(len(TERMS), dtype=torch.float64)  # over this epoch's reported steps
+        self.on_validation: Progress | None = None  # whom to tell how far a validation has come
+        # Asked between steps and in validations: anything but 0 breaks the training off.
+        self.asked: Callable[[], int] = lambda: 0
+        self.interrupted = 0  # what the one who broke it off answered
+        self._agreed_seconds, self._lap = 0.0, 0.0  # of training: known to all, and since then
+        self._agree_at, self._agreed = 0, (0, time.perf_counter())  # the next step to agree after; the last
+        self._terms = Terms(device.torch)
         self._forced_sum = 0.0
         self._blended = False  # this epoch's weights are interpolated already
-        self._pending: list[Tensor] = []  # terms of the steps not yet reported, on the device
         if config.runtime.compile == "on":
             for name in ("encode", "step", "unroll"):
                 setattr(self.model, name, torch.compile(getattr(self.model, name)))
+        self._kl_scale = kl_scale(model, config)
+        self._loss = Loss(self.model, config, device, self._split)
+        self._shared_loss = world.wrap(self._loss)
 
     @functools.cached_property
     def total_steps(self) -> int:
@@ -117,42 +134,73 @@ class Trainer:
         """All epochs are done, or a configured stop is reached."""
         return self.epoch >= self.config.train.epochs or self._stopped()
 
+    @property
+    def seconds(self) -> float:
+        """Of training, all sessions of the run together."""
+        return self._agreed_seconds + self._lap
+
     def _stopped(self) -> bool:
         train = self.config.train
         out_of_steps = train.max_steps is not None and self.step >= train.max_steps
-        return out_of_steps or (train.max_minutes is not None and self.seconds >= 60 * train.max_minutes)
+        late = train.max_minutes is not None and self._agreed_seconds >= 60 * train.max_minutes
+        return out_of_steps or late
 
     # --- the loop ---------------------------------------------------------------------------------
 
     def events(self) -> Iterator[Event]:
-        """Train until finished. Between two events the state is whole: ``state_dict`` may be taken.
+        """Train until finished or ``interrupted``. Between two events the state is whole:
+        ``state_dict`` may be taken.
 
         Raises:
             CvaeError: the loss is not finite; nothing of the broken steps was reported.
         """
-        while not self.finished:
-            yield from self._epoch_steps()
-            yield self._end_epoch()
+        try:
+            while not (self.finished or self.interrupted):
+                yield from self._epoch_steps()
+                event = None if self.interrupted else self._end_epoch()
+                if event is not None:
+                    yield event
+                    self._agree()
+        except NotFiniteError as error:
+            raise self.world.told_once(error) from None
+
+    def _agree(self) -> None:
+        """What no process may decide by itself: the time that counts, and whether to break off."""
+        (step, when), now = self._agreed, time.perf_counter()
+        pace = (self.step - step) * PACE / max(now - when, 1e-9)  # steps
+        lap, asked, slowest = self.world.greatest(self._lap, self.asked(), -pace)
+        self._agreed_seconds, self._lap = self._agreed_seconds + lap, 0.0
+        self._agree_at, self._agreed = self.step + max(1, int(-slowest)), (self.step, now)
+        if not self.finished:
+            self.interrupted = int(asked)
 
     def _epoch_steps(self) -> Iterator[StepEvent]:
         self.model.train()
         train, steps = self.config.train, self.sampler.steps(self.epoch)
         last_report, clock = self.step, time.perf_counter()
-        source = batches(self.frames, self.sampler, train, self.config.seed, self.epoch, self.step_in_epoch)
+        source = batches(
+            self.frames,
+            self.sampler,
+            train,
+            self.config.seed,
+            self.epoch,
+            self.step_in_epoch,
+            self._split.mine.numbers if self.world.size > 1 else None,
+        )
         for batch in source:
             began = time.perf_counter()
             plan = self._plan()
-            self._pending.append(self._train_step(batch, plan))
+            self._terms.add(self._train_step(batch, plan))
             self.step += 1
             self.step_in_epoch += 1
             self._forced_sum += plan.share
             terms = rate = None
             if self.step % train.log_every == 0 or self.step_in_epoch == steps or self.step == 1:
-                terms = self._report()
+                terms = self._terms.report(self.step, self.epoch)
                 now = time.perf_counter()
-                frames = (self.step - last_report) * batch.frames.shape[0] * len(plan.forced)
+                frames = (self.step - last_report) * train.batch_size * len(plan.forced)
                 rate, last_report, clock = frames / (now - clock), self.step, now
-            self.seconds += time.perf_counter() - began
+            self._lap += time.perf_counter() - began
             yield StepEvent(
                 self.step,
                 self.epoch,
@@ -165,10 +213,13 @@ class Trainer:
                 terms,
                 rate,
             )
-            if self._stopped():
+            if self.world.size == 1 or self.step >= self._agree_at:
+                self._agree()
+            if self._stopped() or self.interrupted:
                 return
 
-    def _end_epoch(self) -> EpochEvent:
+    def _end_epoch(self) -> EpochEvent | None:
+        """The end of an epoch, None where its validation was broken off: then it is still to come."""
         train, epoch = self.config.train, self.epoch
         complete = self.step_in_epoch >= self.sampler.steps(epoch)
         due = complete and train.interpolate_every and (epoch + 1) % train.interpolate_every == 0
@@ -181,47 +232,61 @@ class Trainer:
         evaluation, best = None, False
         if self._val and (last or (every and (epoch + 1) % every == 0)):
             evaluation = self.evaluate()
-            best = self._add_validation(row, evaluation)
-        # Only now: whoever breaks a validation off finds the state of an epoch whose end is still to come.
+            if self.interrupted:
+                return None
+            best = evaluation is not None and self._add_validation(row, evaluation)
         if complete:
             self.epoch, self.step_in_epoch, self._forced_sum = epoch + 1, 0, 0.0
-            self._sums.zero_()
+            self._terms.clear()
             self._blended = False
         return EpochEvent(epoch, complete, row, evaluation, best)
 
     def _row(self) -> dict[str, float | int | None]:
         plan = self._plan_at(self.step - 1)
-        means = (self._sums + self._fetch().sum(0)) / max(self.step_in_epoch, 1)
+        means = self._terms.means(self.step, self.epoch, self.step_in_epoch)
         row: dict[str, float | int | None] = {
             "epoch": self.epoch,
             "step": self.step,
             "time": round(self.seconds, 2),
         }
         row["lr"] = plan.lr
-        row |= {f"train/{name}": float(value) for name, value in zip(TERMS, means, strict=True)}
+        row |= {f"train/{name}": value for name, value in means.items()}
         row |= {"beta": plan.beta, "tfr": plan.tfr, "forced": self._forced_sum / max(self.step_in_epoch, 1)}
         return row
 
-    def evaluate(self) -> Evaluation:
-        """Free-running validation of the weights that are kept, as ``config.eval`` says."""
-        config = self.config
+    def evaluate(self) -> Evaluation | None:
+        """Free-running validation of the weights that are kept, as ``config.eval`` says.
+
+        Returns:
+            None where it was broken off (then all are ``interrupted``), and in all processes but the first.
+        """
+        config, mine = self.config, Evaluation([])
         limits = [n for n in (config.data.n_future, config.eval.frames) if n is not None]
-        return evaluate(
-            self.trained,
-            self._val,
-            self.device,
-            config.eval,
-            n_past=config.data.n_past,
-            n_future=min(limits) if limits else None,
-            seed=config.seed,
-            recon=config.train.recon,
-            progress=self.on_validation,
-        )
+        with contextlib.suppress(_BrokenOffError):
+            mine = evaluate(
+                self.trained,
+                share(self._val, config.data.n_past, self.world),
+                self.device,
+                config.eval,
+                n_past=config.data.n_past,
+                n_future=min(limits) if limits else None,
+                seed=config.seed,
+                recon=config.train.recon,
+                progress=self._validating,
+            )
+        self.interrupted = int(self.world.greatest(self.asked())[0])
+        return None if self.interrupted else together(mine, self.world)
+
+    def _validating(self, done: int, total: int) -> None:
+        if self.on_validation is not None:
+            self.on_validation(done, total)
+        if self.asked():
+            raise _BrokenOffError
 
     def _add_validation(self, row: dict[str, float | int | None], evaluation: Evaluation) -> bool:
         """Put a validation's numbers into an epoch's row; True where it is the best so far."""
         summary = evaluation.summary()
-        weight = (row["beta"] or 0.0) * self.config.kl.weight * self._kl_scale()
+        weight = (row["beta"] or 0.0) * self.config.kl.weight * self._kl_scale
         row["val/loss"] = summary["recon"] + weight * summary["kl"]
         for name in ("recon", "kl", "psnr", "psnr_one_step", "psnr_posterior"):
             row[f"val/{name}"] = summary[name]
@@ -234,116 +299,65 @@ class Trainer:
     # --- one step ---------------------------------------------------------------------------------
 
     def _plan_at(self, step: int) -> Plan:
-        config = self.config
-        K = config.train.window - config.data.n_past
-        forcing = config.teacher_forcing
-        return Plan(
-            beta=beta(config.kl, step, self.epoch, total_steps=self.total_steps, epochs=config.train.epochs),
-            tfr=tfr(forcing, self.epoch) if forcing else 0.0,
-            forced=forced(forcing, config.seed, step, self.epoch, time_steps=K) if forcing else [False] * K,
-            lr=learning_rate(config.optim, step, self.epoch, total_steps=self.total_steps),
-        )
+        return Plan.at(self.config, step, self.epoch, self.total_steps)
 
     def _plan(self) -> Plan:
         plan = self._plan_at(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = plan.lr
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(plan.lr)
+            else:
+                group["lr"] = plan.lr
         return plan
 
     def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
-        """One optimiser step; returns ``TERMS`` on the device, not waited for."""
-        B = len(batch.frames)
-        told = B - round(B * self.config.train.prior_share)  # rows whose z comes from the posterior
-        with self.device.autocast():
-            steps = self._predict(Batch(*(part[:told] for part in batch)), plan)
-            x_hat = steps.x_hat
-            if told < B:
-                others = self._predict(Batch(*(part[told:] for part in batch)), plan, posterior=False)
-                x_hat = torch.cat((x_hat, others.x_hat))
-        # The last frames: those to predict, and past ones where the model predicts these too.
-        targets = batch.frames[:, -x_hat.shape[1] :]
-        recon = reconstruction(x_hat, targets, self.config.train.recon).mean(0)  # (K,)
-        kl = total_kl(steps)  # (told, K) nats
-        weight = plan.beta * self.config.kl.weight * self._kl_scale()
-        per_step = recon + weight * kl.clamp(min=self.config.kl.free_bits).mean(0)  # (K,)
-        loss = per_step.sum() if self.config.train.time_reduction == "sum" else per_step.mean()
+        """One optimiser step on this process's rows; returns ``TERMS`` on the device, not waited for."""
+        parts = [self._loss.parts(batch, n, self.step, plan.forced) for n in range(self._split.accumulate)]
+        weight = plan.beta * self.config.kl.weight * self._kl_scale
+        terms, norm = self._update(parts, plan.forced, plan.tfr, weight)
+        if self.average:
+            self.average.update(self.model, self.step)
+        return torch.cat((self.world.add(terms), norm))
+
+    def _update(
+        self,
+        parts: Sequence[tuple[Part, Part | None]],
+        forced: Sequence[bool],
+        ratio: float | Tensor,
+        weight: float | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of all parts and the optimiser's step: tensors in, tensors out, no waiting in between.
+
+        Returns:
+            This process's share of loss, reconstruction and KL ``[3]``; the gradient's norm ``[1]``.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        shares = []
+        for n, (told, untold) in enumerate(parts, start=1):
+            with self.world.unsynchronised(self._shared_loss, n < len(parts)):
+                loss, terms = self._shared_loss(told, untold, forced, ratio, weight)
+                loss.backward()
+            shares.append(terms)
         limit = self.config.train.grad_clip
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), float("inf") if limit is None else limit, foreach=True
         )
         self.optimizer.step()
-        if self.average:
-            self.average.update(self.model, self.step)
-        return torch.stack([per_step.mean(), recon.mean(), kl.mean(), norm]).detach()
+        total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
+        return total, norm.detach()[None]
 
-    def _predict(self, batch: Batch, plan: Plan, posterior: bool = True) -> Step:
-        """The predicted frames of a batch; see ``unroll.unroll``."""
-        purpose = "z" if posterior else "z from the prior"
-        generator = stream(self.config.seed, purpose, self.step, device=self.device.torch)
-        P, forcing = self.config.data.n_past, self.config.teacher_forcing
-        return unroll(self.model, batch, P, forcing, plan.forced, plan.tfr, generator, posterior)
-
-    def _kl_scale(self) -> float:
-        """1 for the sum over latent dimensions, 1 / their number for the mean."""
-        if self.config.kl.reduction == "sum":
-            return 1.0
-        shapes = self.model.noise_shapes((self.config.data.height, self.config.data.width))
-        return 1.0 / sum(torch.Size(shape).numel() for shape in shapes)
-
-    # --- reports and state ------------------------------------------------------------------------
-
-    def _report(self) -> dict[str, float] | None:
-        """The means of the pending terms, which are added to the epoch's sums."""
-        if not self._pending:
-            return None
-        values = self._fetch()
-        self._pending.clear()
-        self._sums += values.sum(0)
-        return dict(zip(TERMS, values.mean(0).tolist(), strict=True))
-
-    def _fetch(self) -> Tensor:
-        """The pending terms ``[n, len(TERMS)]`` from the device; they stay pending.
-
-        Raises:
-            CvaeError: a term is not finite; names the step and the term.
-        """
-        if not self._pending:
-            return torch.zeros(0, len(TERMS), dtype=torch.float64)
-        values = torch.stack(self._pending).double().cpu()
-        if not values.isfinite().all():
-            row = int((~values.isfinite()).any(1).nonzero()[0])
-            self._raise_not_finite(self.step - len(values) + row, values[row])
-        return values
-
-    def _raise_not_finite(self, step: int, values: Tensor) -> None:
-        term = next(
-            name for name in ("recon", "kl", "loss", "grad_norm") if not values[TERMS.index(name)].isfinite()
-        )
-        hints = {
-            "recon": "the prediction blew up: lower optim.lr or train.grad_clip, or use a sigmoid output",
-            "kl": "the posterior's variance blew up: set model.logvar_clamp, lower optim.lr or kl.weight",
-            "loss": "lower kl.weight or optim.lr",
-            "grad_norm": "the gradient blew up: lower optim.lr, or set teacher_forcing.detach=on",
-        }
-        raise CvaeError(
-            f"training stopped at step {step + 1} (epoch {self.epoch}): "
-            f"{term} is {float(values[TERMS.index(term)])}",
-            hints[term] + "; the last checkpoint, if there is one, is good",
-        )
+    # --- state ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on bit for bit: tensors and numbers only."""
+        """All that a resumed run needs to go on bit for bit: tensors and numbers only. The number of
+        processes is none of it. To be taken in the first process, and needs no other."""
         state: dict[str, Any] = {
-            # Not summed up yet: saving must not change what the next row of steps.csv is a mean of.
-            "pending": self._fetch(),
+            **self._terms.state_dict(self.step, self.epoch),
             "step": self.step,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "seconds": self.seconds,
             "best_psnr": self.best_psnr,
-            "sums": self._sums.clone(),
             "forced_sum": self._forced_sum,
             "blended": self._blended,
             "optimizer": self.optimizer.state_dict(),
@@ -360,25 +374,16 @@ class Trainer:
             self.average.model.load_state_dict(averaged)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
-        self.seconds, self.best_psnr = state["seconds"], state["best_psnr"]
-        self._sums, self._forced_sum = state["sums"].clone(), state["forced_sum"]
+        self._agreed_seconds, self._lap = state["seconds"], 0.0
+        self._agree_at, self._agreed = self.step, (self.step, time.perf_counter())
+        self.best_psnr, self._forced_sum = state["best_psnr"], state["forced_sum"]
         self._blended = state["blended"]
-        self._pending = list(state["pending"].to(self.device.torch, torch.float32))
+        self._terms.load_state_dict(state)
         self.initial = state.get("initial", self.initial)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the schedules say for one step."""
-
-    beta: float
-    tfr: float
-    forced: list[bool]  # for each time step, whether its input is teacher-forced
-    lr: float
-
-    @property
-    def share(self) -> float:
-        return sum(self.forced) / len(self.forced)
+class _BrokenOffError(Exception):
+    """Ends a validation that somebody asked to stop."""
 
 
 def _optimizer(model: VideoCVAE, config: RunConfig) -> torch.optim.Optimizer:

@@ -10,7 +10,9 @@
 - ``levels``: further latent maps at the decoder's scales, sampled from coarse to fine. Each level's
   posterior and prior see what the decoder has made of all that is coarser (which carries the LSTM's
   memory) and the previous frame's map, the posterior the target's as well
-- ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions
+- ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions; with
+  ``conditional_z`` so does z, which then need not pass through the narrow g to move what the condition moves;
+  with ``conditional_slope`` the shift is affine in the place, after CoordConv (Liu et al. 2018)
 - ``normalise``: conditions enter with the training clips' mean and standard deviation taken out, which
   are kept beside the weights
 
@@ -30,10 +32,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
-from .layers import at_least_float32, split_time
+from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
+from .layers import at_least_float32, several_processes, split_time
 from .svg_backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
 from .svg_recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
+
+NARROW = -4.0
+"""Log of the posterior's variance at the start, under ``init: scaled``."""
+SPREAD = 20.0
+"""Factor on the posterior's means there: an LSTM's outputs are small at first, and z should be of size 1."""
 
 
 class SVGConfig(ModelConfig):
@@ -71,6 +78,13 @@ class SVGConfig(ModelConfig):
     conditional_conv: bool = Field(
         default=False, description="the condition scales and shifts the decoder's channels"
     )
+    conditional_z: bool = Field(
+        default=False, description="z scales and shifts them too; needs conditional_conv"
+    )
+    conditional_slope: bool = Field(
+        default=False,
+        description="the shift also rises over the frame, so that it can say where; needs conditional_conv",
+    )
     normalise: bool = Field(
         default=True,
         description="conditions in units of the training clips' standard deviation, around their mean",
@@ -83,6 +97,11 @@ class SVGConfig(ModelConfig):
         description="skip maps one frame too early, as the original's `i < n_past`: of the last past frame"
         " but one (of the first where there is only one)",
     )
+    init: Literal["original", "scaled"] = Field(
+        default="original",
+        description="original: all weights with standard deviation 0.02; scaled: the LSTMs' linear layers by"
+        " their inputs, and a posterior whose means are spread as the prior is, with little noise on them",
+    )
     past_loss: bool = Field(
         default=True, description="the training loss counts the steps between past frames too (original)"
     )
@@ -94,6 +113,9 @@ class SVGConfig(ModelConfig):
     def _one_skip_rule(self) -> SVGConfig:
         if self.last_frame_skip and self.legacy_skip:
             raise ValueError("legacy_skip: means nothing with last_frame_skip; set one of them")
+        for key in ("conditional_z", "conditional_slope"):
+            if getattr(self, key) and not self.conditional_conv:
+                raise ValueError(f"{key}: needs conditional_conv")
         return self
 
 
@@ -144,11 +166,18 @@ class SVG(VideoCVAE):
         encoder, decoder = BACKBONES[config.backbone]
         learned = config.prior == "learned"
         self.encoder: Encoder = encoder(g, config.width, config.norm)
-        self.decoder: Decoder = decoder(g, config.width, config.norm, D if config.conditional_conv else 0)
+        drive = (D if config.conditional_conv else 0) + (z if config.conditional_z else 0)
+        self.decoder: Decoder = decoder(g, config.width, config.norm, drive)
         self.frame_predictor = FramePredictor(g + z + D, g, rnn, config.predictor_layers, config.norm)
         self.posterior = GaussianLSTM(g, z, rnn, config.posterior_layers)
         self.prior = GaussianLSTM(g, z, rnn, config.prior_layers) if learned else None
+        if config.conditional_slope:
+            for module in self.decoder.modules():
+                if isinstance(module, Layer):
+                    module.add_slope()
         _initialise(self)
+        if config.init == "scaled":
+            _make_heard(self)
         self.levels = nn.ModuleList(
             LatentLevel(self.decoder.channels[s], channels, learned)
             for s, channels in enumerate(config.levels)
@@ -213,9 +242,9 @@ class SVG(VideoCVAE):
     ) -> tuple[Step, State]:
         """K steps: frames encoded and decoded in one batch of B * K; only the LSTMs run step by step."""
         h, maps = self._previous(x_prev, features)
-        g, q, p, state = self._advance(state, h, features, noise[0], posterior)
+        g, drive, q, p, state = self._advance(state, h, features, noise[0], posterior)
         sides = self.decoder.sides([m.flatten(0, 1) for m in maps]) if not state.skips else state.skips
-        return self._draw(g, q, p, maps, sides, features, noise[1:], posterior), state
+        return self._draw(g, drive, q, p, maps, sides, features, noise[1:], posterior), state
 
     # --- parts ------------------------------------------------------------------------------------
 
@@ -229,7 +258,7 @@ class SVG(VideoCVAE):
     def _see(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Frames ``[B, K, 3, H, W]`` to ``h [B, K, g_dim]``, float32, and maps ``[B, K, C, h, w]``."""
         B_K = x.shape[:2]
-        if self.training and self.config.norm == "batch" and B_K[0] == 1:
+        if self.training and self.config.norm == "batch" and B_K[0] == 1 and not several_processes():
             raise UserError(
                 "train.batch_size: 1 is too few for the statistics of model.norm=batch",
                 "raise it, or set model.norm=group",
@@ -243,13 +272,9 @@ class SVG(VideoCVAE):
     def _previous(self, x_prev: Tensor, features: Features) -> tuple[Tensor, list[Tensor]]:
         """``_see`` of the previous frames, of which those that are targets too are known already.
 
-        That a true frame is fed shows in the memory: it is the target of the step before. Saves a
-        third of the convolutions under teacher forcing.
+        Saves a third of the convolutions under teacher forcing.
         """
-        K, targets = x_prev.shape[1], features.get("x")
-        if targets is None or K == 1 or self.config.last_frame_skip:
-            return self._see(x_prev)
-        if not x_prev[:, 1:].is_set_to(targets[:, :-1]):
+        if self.config.last_frame_skip or not follows(x_prev, features.get("x")):
             return self._see(x_prev)
         h, maps = self._see(x_prev[:, :1])
         known = [features[f"map{s}"][:, :-1] for s in range(len(self.levels))]
@@ -274,17 +299,18 @@ class SVG(VideoCVAE):
         features = {"condition": self._normalised(condition[:, 1:]), "h": h[:, 1:]}
         features |= self._level_maps([m[:, 1:] for m in maps])
         z_noise = h.new_zeros(B, P - 1, self.config.z_dim) if noise is None else noise[0]
-        g, q, p, state = self._advance(state, h[:, :-1], features, z_noise, posterior=True)
+        g, drive, q, p, state = self._advance(state, h[:, :-1], features, z_noise, posterior=True)
         if noise is None or not self.config.past_loss:
             return None, state
         before = [m[:, :-1] for m in maps]
         sides = self.decoder.sides([m.flatten(0, 1) for m in before])
-        return self._draw(g, q, p, before, sides, features, noise[1:], posterior=True), state
+        return self._draw(g, drive, q, p, before, sides, features, noise[1:], posterior=True), state
 
     def _advance(
         self, state: SVGState, h: Tensor, features: Features, noise: Tensor, posterior: bool
-    ) -> tuple[Tensor, tuple[Gaussian, ...], tuple[Gaussian, ...], SVGState]:
-        """The LSTMs over K steps: the decoder's input ``[B, K, g_dim]``, q and p of the vector z."""
+    ) -> tuple[Tensor, Tensor | None, tuple[Gaussian, ...], tuple[Gaussian, ...], SVGState]:
+        """The LSTMs over K steps: the decoder's input ``[B, K, g_dim]``, what scales and shifts its channels
+        ``[B, K, D]`` (None: nothing does), q and p of the vector z."""
         q: tuple[Gaussian, ...] = ()
         cells, prior_cells = state.posterior, state.prior
         if self.prior is None:
@@ -296,13 +322,18 @@ class SVG(VideoCVAE):
             level, cells = self.posterior(features["h"], cells)
             q = (self._clamped(level),)
         z = (q[0] if posterior else p).sample(noise)
-        seen = torch.cat((h, z, features["condition"].to(h.dtype)), 2)
+        condition = features["condition"].to(h.dtype)
+        seen = torch.cat((h, z, condition), 2)
         g, predictor = self.frame_predictor(seen, state.predictor, self._steps(h.shape[1]))
-        return g, q, (p,), SVGState(predictor, cells, prior_cells, state.skips)
+        drive = None
+        if self.config.conditional_conv:
+            drive = torch.cat((condition, z), 2) if self.config.conditional_z else condition
+        return g, drive, q, (p,), SVGState(predictor, cells, prior_cells, state.skips)
 
     def _draw(
         self,
         g: Tensor,
+        drive: Tensor | None,
         q: tuple[Gaussian, ...],
         p: tuple[Gaussian, ...],
         maps: Sequence[Tensor],
@@ -313,7 +344,7 @@ class SVG(VideoCVAE):
     ) -> Step:
         """Frames from ``g [B, K, g_dim]``, the further latents entering stage by stage."""
         B_K, steps = g.shape[:2], self._steps(g.shape[1])
-        condition = features["condition"].flatten(0, 1) if self.config.conditional_conv else None
+        condition = None if drive is None else drive.flatten(0, 1)
         cells = (sides[0].shape[-2] // 2, sides[0].shape[-1] // 2)  # a side is as large as a stage's result
         d = self.decoder.first(g.flatten(0, 1), cells, steps, condition)
         for s in range(STAGES):
@@ -344,7 +375,7 @@ def _split(gaussian: Gaussian, shape: torch.Size) -> Gaussian:
 @torch.no_grad()
 def _initialise(model: nn.Module) -> None:
     """As the original: normal with standard deviation 0.02, around 1 for norms; biases 0; LSTM cells as
-    PyTorch has them. The condition's scales and shifts start at nothing."""
+    PyTorch has them. The condition's scales and shifts start at nothing, its slopes at random."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
             mean = 1.0 if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) else 0.0
@@ -353,6 +384,20 @@ def _initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Layer) and module.modulate is not None:
             nn.init.zeros_(module.modulate.weight)
+            if module.slope is not None:
+                module.slope.weight.normal_(0, module.slope.in_features**-0.5)
+
+
+@torch.no_grad()
+def _make_heard(model: SVG) -> None:
+    """Start with a z that says something. At 0.02 the posterior's means differ by 0.002 from frame to frame
+    beside noise of standard deviation 1: short trainings learn to ignore z before it can tell anything."""
+    for lstm in (model.frame_predictor, model.posterior, model.prior):
+        for module in () if lstm is None else lstm.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0, module.in_features**-0.5)
+    model.posterior.mu_net.weight.mul_(SPREAD)
+    model.posterior.logvar_net.bias.fill_(NARROW)
 
 
 MODEL = SVG

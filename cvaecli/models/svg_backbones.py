@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import batch_norm_per_step, split_time
+from .layers import BatchNorm, batch_norm_per_step, split_time
 
 Norm = Literal["batch", "group"]
 Conv = nn.Conv2d | nn.ConvTranspose2d
@@ -47,6 +47,13 @@ class Layer(nn.ModuleList):
         super().__init__([conv, make_norm(norm, channels)])
         self.activation = activation
         self.modulate = nn.Linear(condition_dim, 2 * channels) if condition_dim else None
+        self.slope: nn.Linear | None = None
+
+    def add_slope(self) -> None:
+        """Let the condition's shift rise to the right and downward as the condition says: a uniform one tells
+        the convolutions after it that something is there, but not where."""
+        if self.modulate is not None:
+            self.slope = nn.Linear(self.modulate.in_features, self.modulate.out_features)
 
     def forward(
         self, x: Tensor, steps: int = 1, side: Tensor | None = None, condition: Tensor | None = None
@@ -58,8 +65,16 @@ class Layer(nn.ModuleList):
         y = normalise(self[1], y, steps)
         if self.modulate is not None and condition is not None:
             scale, shift = self.modulate(condition)[:, :, None, None].chunk(2, 1)
+            if self.slope is not None:
+                right, down = self.slope(condition)[:, :, None, None].chunk(2, 1)
+                shift = shift + right * _places(y.shape[3], y) + down * _places(y.shape[2], y)[:, None]
             y = y * (1 + scale) + shift
         return torch.tanh(y) if self.activation == "tanh" else F.leaky_relu(y, 0.2, inplace=True)
+
+
+def _places(cells: int, like: Tensor) -> Tensor:
+    """The cells' centres between the borders -1 and 1, ``[cells]``."""
+    return (2 * torch.arange(cells, device=like.device, dtype=like.dtype) + 1) / cells - 1
 
 
 class Block(nn.Module):
@@ -222,7 +237,7 @@ BACKBONES: dict[str, tuple[type[Encoder], type[Decoder]]] = {
 def make_norm(norm: Norm, channels: int) -> nn.Module:
     """Batch norm, or group norm with groups of about 16 channels."""
     if norm == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm(channels)
     return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
 
 

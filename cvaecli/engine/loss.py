@@ -1,0 +1,110 @@
+"""The loss of a training step, as one module: what DistributedDataParallel and a CUDA graph wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..models.base import Step, VideoCVAE
+from ..objective import reconstruction, total_kl
+from ..schema import RunConfig
+from ..seeding import stream
+from .batches import Batch
+from .device import Device
+from .split import Split
+from .unroll import Noise, draw_noise, unroll
+
+
+class Part(NamedTuple):
+    """Rows of a batch that are predicted together, with the noise behind their z."""
+
+    batch: Batch
+    noise: Noise
+
+
+class Loss(nn.Module):
+    """The loss of some rows of a global batch, such that the parts of a batch add up to the whole's.
+
+    Args:
+        model: on the device.
+        split: of the global batch; gives the means their denominators.
+    """
+
+    def __init__(self, model: VideoCVAE, config: RunConfig, device: Device, split: Split) -> None:
+        super().__init__()
+        self.model = model
+        self._config, self._device, self._split = config, device, split
+
+    def forward(
+        self,
+        told: Part,
+        untold: Part | None,
+        forced: Sequence[bool],
+        ratio: float | Tensor,
+        weight: float | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of the rows, and three terms of it; nothing here waits for the device.
+
+        Args:
+            told: rows whose z comes from the posterior.
+            untold: rows whose z comes from the prior, as in prediction; None where there are none.
+            forced, ratio: see ``unroll.unroll``.
+            weight: of the KL term.
+
+        Returns:
+            The loss to be differentiated, whose gradient is this part's share of the whole batch's (with
+            several processes, before DistributedDataParallel takes the mean), and ``[3]``: this part's
+            share of loss, reconstruction and KL, means per frame, detached.
+        """
+        train = self._config.train
+        frames = told.batch.frames
+        with self._device.autocast():
+            steps = self._unroll(told, forced, ratio, posterior=True)
+            x_hat = steps.x_hat
+            if untold is not None:
+                x_hat = torch.cat((x_hat, self._unroll(untold, forced, ratio, posterior=False).x_hat))
+                frames = torch.cat((frames, untold.batch.frames))
+        # The last frames: those to predict, and past ones where the model predicts these too.
+        targets = frames[:, -x_hat.shape[1] :]
+        recon = reconstruction(x_hat, targets, train.recon).sum(0) / self._split.batch  # (K,)
+        kl = total_kl(steps)  # (told rows, K) nats
+        K = kl.shape[1]
+        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.told
+        per_step = recon + weight * penalised  # (K,)
+        loss = per_step.sum() if train.time_reduction == "sum" else per_step.mean()
+        terms = torch.stack([per_step.mean(), recon.mean(), kl.sum() / (self._split.told * K)])
+        return loss * self._split.size, terms.detach()
+
+    def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> tuple[Part, Part | None]:
+        """Part ``n`` of this process's rows of a step's batch, as ``forward`` wants it.
+
+        Noise is a row's own, whoever computes the row: drawn for the whole batch, and cut.
+        """
+        rows, held, told = self._split.part(n), self._split.held(n), self._split.told
+
+        def part(where: range, numbers: range, of: int, purpose: str) -> Part:
+            mine = Batch(*(values[where.start : where.stop] for values in batch))
+            generator = stream(self._config.seed, purpose, step, device=self._device.torch)
+            forcing = self._config.teacher_forcing
+            return Part(mine, draw_noise(self.model, mine.frames, forcing, forced, generator, numbers, of))
+
+        first = part(held.told, rows.told, told, "z")
+        if not rows.untold:
+            return first, None
+        others = range(rows.untold.start - told, rows.untold.stop - told)
+        return first, part(held.untold, others, self._split.batch - told, "z from the prior")
+
+    def _unroll(self, part: Part, forced: Sequence[bool], ratio: float | Tensor, posterior: bool) -> Step:
+        n_past, forcing = self._config.data.n_past, self._config.teacher_forcing
+        return unroll(self.model, part.batch, n_past, forcing, forced, ratio, part.noise, posterior)
+
+
+def kl_scale(model: VideoCVAE, config: RunConfig) -> float:
+    """1 for the sum over latent dimensions, 1 / their number for the mean."""
+    if config.kl.reduction == "sum":
+        return 1.0
+    shapes = model.noise_shapes((config.data.height, config.data.width))
+    return 1.0 / sum(torch.Size(shape).numel() for shape in shapes)

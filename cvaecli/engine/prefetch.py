@@ -1,0 +1,90 @@
+"""Work of the host beside that of the device: batches read ahead, copies that nobody waits for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+AHEAD = 3
+"""Items that are made before they are asked for."""
+
+
+def ahead(items: Iterable[T], depth: int = AHEAD) -> Iterator[T]:
+    """The same items in the same order, made in a thread up to ``depth`` before they are asked for.
+
+    The thread begins when the first item is asked for. It ends with the items, or when this generator is
+    closed or forgotten. What the items raise is raised here, in their place.
+    """
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
+    unwanted = threading.Event()
+
+    def make() -> None:
+        try:
+            for item in items:
+                ready.put((item,))
+                if unwanted.is_set():
+                    return
+            ready.put(None)
+        except BaseException as error:
+            ready.put(error)
+
+    thread = threading.Thread(target=make, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while isinstance(made := ready.get(), tuple):
+            yield made[0]
+        if made is not None:
+            raise made
+    finally:
+        unwanted.set()
+        while not ready.empty():  # who waits for room finds it, and sees then that nothing more is wanted
+            ready.get_nowait()
+        thread.join()
+
+
+def empty_on_host(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room on the host from which, or to which, copies to and from ``device`` need not be waited for."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+def to_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """A writable array on the device; the host does not wait for the copy."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def on_host(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same tensors on the host.
+
+    On CUDA one piece behind: the next is already queued on the device when the host takes one up, so that
+    the device has work while the host has its own.
+    """
+    waiting: tuple[Tensor, torch.cuda.Event] | None = None
+    for piece in pieces:
+        if piece.device.type != "cuda":
+            yield piece.cpu()
+            continue
+        copy = empty_on_host(tuple(piece.shape), piece.dtype, piece.device)
+        copy.copy_(piece, non_blocking=True)
+        copied = torch.cuda.current_stream(piece.device).record_event()
+        if waiting is not None:
+            yield _arrived(*waiting)
+        waiting = copy, copied
+    if waiting is not None:
+        yield _arrived(*waiting)
+
+
+def _arrived(copy: Tensor, copied: torch.cuda.Event) -> Tensor:
+    copied.synchronize()
+    return copy
