@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -17,7 +18,7 @@ from PIL import Image
 
 import cvaecli
 from cvaecli import api, checkpoint, config
-from cvaecli.api import joining
+from cvaecli.api import joining, streaming
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.errors import CvaeError, UserError
@@ -156,6 +157,74 @@ def test_the_submission_is_the_courses(run: Run, data: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(table[:, 1:].reshape(14, 3, 12, 12), np.moveaxis(frames, -1, 1))
     first = np.asarray(Image.open(data / "test/test_img/1/0.png"))
     np.testing.assert_array_equal(table[7, 1:].reshape(3, 12, 12), np.moveaxis(first, -1, 0))
+
+
+def test_videos_predicted_together_are_those_predicted_one_by_one(run: Run, tmp_path: Path) -> None:
+    def frames(folder: str, *overrides: str) -> np.ndarray:
+        paths = api.predict(
+            run.path,
+            overrides,
+            out=tmp_path / folder / "x.npz",
+            sequence="all",
+            samples=3,
+            submission=tmp_path / folder / "submission.csv",
+        )
+        names = [f"x-{s}-s{k}.npz" for s in range(2) for k in range(3)]
+        assert [path.name for path in paths] == [*names, "submission.csv"]
+        return np.stack([np.load(path)["frames"] for path in paths[:-1]]).astype(int)
+
+    alone = frames("alone", "eval.batch_size=1")
+    assert all((alone[a] != alone[b]).any() for a, b in itertools.combinations(range(6), 2))
+    for size in (2, 4, 8):
+        together = frames(f"{size}", f"eval.batch_size={size}")
+        assert np.abs(together - alone).max() <= 1, "sums of another batch may be rounded differently"
+        rows = (tmp_path / f"{size}" / "submission.csv").read_text().splitlines()[1:]
+        table = np.array([[int(v) for v in row.split(",")] for row in rows])
+        assert table[:, 0].tolist() == list(range(14))
+        first_samples = np.moveaxis(together[[0, 3]], -1, 2).reshape(14, -1)
+        np.testing.assert_array_equal(table[:, 1:], first_samples)
+
+
+def test_noise_does_not_depend_on_the_company(data: Path, run: Run) -> None:
+    opened = joining.open_run(run.path, [])
+    a, b = joining.load_data(opened.config, ("test",), Silent()).splits["test"]
+    videos = [streaming.Video(a, 7), streaming.Video(b, 7, 1), streaming.Video(a, 7, 2)]
+    (together,) = streaming._noise(opened.model, videos, opened.config)(2, 3)
+    alone = [streaming._noise(opened.model, [video], opened.config)(2, 3)[0] for video in videos]
+    assert torch.equal(together, torch.cat(alone)) and not torch.equal(alone[0], alone[2])
+
+
+def test_a_submission_alone_predicts_what_is_not_asked_for_as_well(run: Run, tmp_path: Path) -> None:
+    paths = api.predict(
+        run.path, out=tmp_path / "x.npz", sequence=1, samples=2, submission=tmp_path / "s.csv"
+    )
+    assert [path.name for path in paths] == ["x-s0.npz", "x-s1.npz", "s.csv"]
+    rows = (tmp_path / "s.csv").read_text().splitlines()[1:]
+    table = np.array([[int(v) for v in row.split(",")] for row in rows])
+    assert table[:, 0].tolist() == list(range(14))
+    frames = np.moveaxis(np.load(paths[0])["frames"], -1, 1).reshape(7, -1)
+    np.testing.assert_array_equal(table[7:, 1:], frames)
+
+
+def test_a_failed_write_leaves_nothing_that_looks_finished(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out-1").mkdir()
+    (tmp_path / "out-1" / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match="not an empty folder"):
+        api.predict(run.path, out=tmp_path / "out", sequence="all", submission=tmp_path / "s.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["out-1"]
+
+
+def test_an_error_while_predicting_leaves_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        yield torch.zeros(2, 3, 3, 12, 12)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(streaming, "rollout", broken)
+    with pytest.raises(KeyboardInterrupt):
+        api.predict(run.path, out=tmp_path / "x.gif", sequence="all", submission=tmp_path / "s.csv")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_frames_are_refused_before_anything_is_written(run: Run, tmp_path: Path) -> None:

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from cvaecli.data import Clip, check, load
+from cvaecli import config as configs
+from cvaecli.api.joining import load_data
+from cvaecli.cli import app
+from cvaecli.data import Clip, check, kind_of, load
 from cvaecli.data.robot import condition_stats, open_robot
 from cvaecli.data.robot.common import driving
 from cvaecli.data.robot.folders import natural
 from cvaecli.errors import DataError, UserError
+from cvaecli.reporter import Silent
 
 FIRST = "train/traj_0_to_1.tfrecords/0"
 Make = Callable[..., Path]
@@ -362,3 +367,54 @@ def test_listing_decodes_nothing(robot_set: Make) -> None:
         if path.is_file():
             path.write_bytes(b"x")
     assert open_robot(root).report.ok
+
+
+# -- told apart --
+
+
+def test_which_kind_a_folder_is(robot_set: Make, dance_set: Make, tmp_path: Path) -> None:
+    assert kind_of(robot_set("robot")) == "robot" and kind_of(dance_set("dance")) == "dance"
+    for path, name in (("bair/softmotion30_44k/train", "traj_0_to_1.tfrecords"), ("near/set", "x.tfrecord")):
+        (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path / name).write_bytes(b"")
+    assert kind_of(tmp_path / "bair") == kind_of(tmp_path / "near") == "robot"
+    (tmp_path / "pictures" / "train" / "0").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "train" / "0" / "0.png")
+    for unclear in ("pictures", "pictures/train", "nowhere"):
+        assert kind_of(tmp_path / unclear) is None
+
+
+def test_a_set_read_as_the_other_kind_is_one_fault(robot_set: Make, dance_set: Make) -> None:
+    for root, kind, is_a in ((robot_set("robot"), "dance", "robot"), (dance_set("dance"), "robot", "dance")):
+        (fault,) = check(root, kind=kind).faults
+        assert f"a {is_a} set, read as {kind}" in fault and f"--kind {is_a}" in fault
+        with pytest.raises(DataError, match=f"data.kind: {is_a}"):
+            load(root, kind=kind, height=8, width=8)
+
+
+def test_check_on_the_command_line_tells_the_kind_itself(robot_set: Make, dance_set: Make) -> None:
+    robot, dance = robot_set("robot"), dance_set("dance")
+    size = ["--height", "8", "--width", "8"]
+    told = CliRunner().invoke(app, ["data", "check", str(robot), *size])
+    assert told.exit_code == 0 and "looks like a robot set" in told.output
+    assert "train: ranges of the condition: dx " in told.output
+    for arguments in ([str(robot), "--kind", "robot"], [str(dance)]):
+        told = CliRunner().invoke(app, ["data", "check", *arguments, *size])
+        assert told.exit_code == 0 and "looks like" not in told.output
+    told = CliRunner().invoke(app, ["data", "check", str(robot), "--kind", "dance", *size])
+    assert told.exit_code == 2 and "read as dance" in told.output
+
+
+def test_a_conversion_is_summed_up_once(robot_set: Make) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    raw = configs.load("quickstart-robot", [f"data.root={robot_set()}", "data.n_past=2", "train.window=4"])
+    settings = raw.model_copy(update={"data": raw.data.model_copy(update={"height": 8, "width": 8})})
+    load_data(settings, ("train",), reporter)
+    assert notes[0] == "train: 2 trajectories, 13 frames (6 to 7 each), 8x8"
+    assert notes[1].startswith("train: ranges of the condition: dx ") and "gripper" in notes[1]
+    assert sum("trajector" in line for line in notes) == 3, "one line a split"
+    notes.clear()
+    load_data(settings, ("train",), reporter)
+    assert notes == []

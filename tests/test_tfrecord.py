@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import struct
 import sys
 import tempfile
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvaecli.data import cache, check, load
+from cvaecli.data import VideoData, cache, check, load, tfrecord
+from cvaecli.data.images import File
 from cvaecli.data.pushing import example
-from cvaecli.data.robot.records import Records
-from cvaecli.data.tfrecord import RecordError, Span, build_example, crc32c, frame, parse_example, scan
+from cvaecli.data.robot.records import Conversion, Records
+from cvaecli.data.robot.shots import Shot
+from cvaecli.data.tfrecord import Record, RecordError, Span, build_example, crc32c, frame, parse_example, scan
 from cvaecli.errors import DataError, UserError
 
 SIDE = 6
@@ -306,6 +310,99 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path) -> None:
     assert len(seen) > 1
     assert set(cache.folder().iterdir()) == before
     assert len(load(tmp_path, kind="robot", height=64, width=64).splits["train"]) == 11
+
+
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read through, in order."""
+    names: list[str] = []
+
+    def watched(path: Path) -> Iterator[Record]:
+        names.append(path.name)
+        return scan(path)
+
+    monkeypatch.setattr(tfrecord, "scan", watched)
+    return names
+
+
+FILES = [f"traj_{first}_to_{first + 2}.tfrecords" for first in (0, 3, 6)]
+
+
+def contents(data: VideoData) -> list[tuple[str, bytes, bytes]]:
+    clips = [clip for clips in data.splits.values() for clip in clips]
+    return [(clip.name, clip.frames.tobytes(), clip.condition.tobytes()) for clip in clips]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_interrupted_conversion_goes_on_where_it_stopped(
+    tmp_path: Path, scanned: list[str], monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    write_set(tmp_path, {"train": [3, 3, 3]})
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "whole"))
+    whole = load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    assert whole.converted and whole.summary[0].startswith("train: 8 trajectories, ")
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "broken"))
+    copy = Conversion._copy
+
+    def stop(self: Conversion, part: cache.Writer, file: File, shots: list[Shot]) -> None:
+        if file.name.endswith(FILES[2]):
+            raise KeyboardInterrupt
+        copy(self, part, file, shots)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Conversion, "_copy", stop)
+        with pytest.raises(KeyboardInterrupt):
+            load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    scanned.clear()
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    data = load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    assert scanned[-1] == FILES[2] and FILES[1] not in scanned
+    assert contents(data) == contents(whole) and data.fingerprint == whole.fingerprint
+    assert (data.summary, data.warnings) == (whole.summary, whole.warnings)
+    assert len(list(cache.folder().iterdir())) == 1, "the parts are gone"
+    again = load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    assert again.summary == data.summary and not again.converted
+
+
+def test_files_that_are_done_need_not_be_read_again_when_another_is_mended(
+    tmp_path: Path, scanned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
+    made = write_set(tmp_path, {"train": [3, 3, 3]})
+    path = tmp_path / "train" / FILES[1]
+    good = path.read_bytes()
+    path.write_bytes(good[:-5])
+    for _ in range(2):
+        with pytest.raises(DataError, match="ends inside it"):
+            load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    path.write_bytes(good)
+    scanned.clear()
+    data = load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    assert scanned[1:] == FILES[1:], "one more look at the first tells how much room is needed"
+    for name, frames, _ in contents(data):
+        assert frames == made[name][0].tobytes()
+
+
+def test_a_damaged_part_is_made_again_and_check_reads_everything(
+    tmp_path: Path, scanned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
+    made = write_set(tmp_path, {"train": [3, 3, 3]})
+    path = tmp_path / "train" / FILES[2]
+    good = path.read_bytes()
+    path.write_bytes(b"")
+    with pytest.raises(DataError):
+        load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    parts = list(cache.folder().iterdir())
+    assert len(parts) == 2
+    os.truncate(parts[0] / "frames.npy", 200)
+    path.write_bytes(good)
+    assert check(tmp_path, kind="robot", height=SIDE, width=SIDE).ok
+    assert set(FILES) <= set(scanned)
+    data = load(tmp_path, kind="robot", height=SIDE, width=SIDE)
+    for name, frames, _ in contents(data):
+        assert frames == made[name][0].tobytes()
 
 
 def test_memory_of_a_large_file(tmp_path: Path) -> None:

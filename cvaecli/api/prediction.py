@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from .. import media, metrics, panels
+from .. import media, panels
 from .. import submission as submissions
+from ..background import Consumer
 from ..data.clip import Clip, VideoData
-from ..engine.batches import to_float
-from ..engine.device import Device
-from ..engine.rollout import prior_noise, rollout
 from ..errors import UserError
-from ..models.base import VideoCVAE
+from ..panels import Frame
 from ..reporter import Reporter, Silent
 from ..schema import RunConfig
 from .joining import RUNS, load_data, open_run
+from .streaming import Video, predicted
+
+
+class _Order(NamedTuple):
+    """A video to predict, and where it goes: a file, rows of the submission from ``row`` on, or both."""
+
+    video: Video
+    path: Path | None
+    row: int | None
 
 
 def predict(
@@ -41,6 +49,9 @@ def predict(
 ) -> list[Path]:
     """Predict videos from their first frames and their conditions, in constant memory.
 
+    Up to ``eval.batch_size`` videos of equal length (sequences, samples) are predicted together; files are
+    written in threads meanwhile.
+
     Args:
         out: see ``media.write``; ``predictions/<split>-<sequence>.gif`` in the run when unset. With
             several sequences or samples, their numbers are added to the name.
@@ -57,30 +68,67 @@ def predict(
     home, _, config, model, device, _ = open_run(run, overrides, runs)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
-    clips = _chosen(data, split, sequence)
-    everything = [clip for _, clip in _chosen(data, split, "all")] if submission else []
-    lengths = {clip.name: _length(clip, frames, config) for clip in [*(c for _, c in clips), *everything]}
+    chosen = dict(_chosen(data, split, sequence))
     out = home.path / "predictions" / f"{split}.gif" if out is None else Path(out)
-    several = len(clips) > 1 or out.parent == home.path / "predictions"
-    written = []
-    for number, clip in clips:
-        n = lengths[clip.name]
-        for sample in range(samples):
-            path = _numbered(out, *([number] if several else []), *([f"s{sample}"] if samples > 1 else []))
-            with reporter.task(f"Predicting {clip.name}") as advance:
-                began = time.perf_counter()
-                stream = _predicted(model, clip, n, config, device, sample)
-                media.write(_counted(stream, n, advance), path, fps=fps, scale=scale, total=n)
-                seconds = time.perf_counter() - began
-            reporter.note(f"{clip.name}: predicted and wrote {n} frames in {seconds:.2f} s")
-            written.append(path)
-    if submission is not None:
-        with reporter.task("Writing the submission") as advance:
-            streams = (_predicted(model, c, lengths[c.name], config, device, 0) for c in everything)
-            total = sum(lengths[clip.name] for clip in everything)
-            submissions.write(_counted(itertools.chain.from_iterable(streams), total, advance), submission)
-        written.append(submission)
-    return written
+    several = len(chosen) > 1 or out.parent == home.path / "predictions"
+    orders, row = [], 0
+    for number, clip in _chosen(data, split, "all") if submission else chosen.items():
+        n = _length(clip, frames, config)
+        for sample in range(samples if number in chosen else 1):
+            parts = [*([number] if several else []), *([f"s{sample}"] if samples > 1 else [])]
+            path = _numbered(out, *parts) if number in chosen else None
+            orders.append(_Order(Video(clip, n, sample), path, row if submission and not sample else None))
+        row += n
+    save = functools.partial(media.write, fps=fps, scale=scale)
+    with submissions.opened(submission, data.frame_size) if submission else nullcontext() as csv:
+        for group in _groups(orders, config.eval.batch_size):
+            stream = predicted(model, [order.video for order in group], config, device)
+            _write(group, stream, save, csv, reporter)
+    files = [order.path for order in orders if order.path is not None]
+    return files if submission is None else [*files, submission]
+
+
+def _groups(orders: Sequence[_Order], size: int) -> Iterator[list[_Order]]:
+    """Neighbours of equal length, at most ``size`` together."""
+    group: list[_Order] = []
+    for order in orders:
+        if group and (len(group) == size or order.video.frames != group[0].video.frames):
+            yield group
+            group = []
+        group.append(order)
+    yield group
+
+
+def _write(
+    group: Sequence[_Order],
+    stream: Iterator[npt.NDArray[np.uint8]],
+    save: Callable[..., int],
+    csv: submissions.Submission | None,
+    reporter: Reporter,
+) -> None:
+    """Hand ``stream [B, k, H, W, C]`` on to the writers of its videos, each in a thread of its own."""
+    n, names = group[0].video.frames, list(dict.fromkeys(order.video.clip.name for order in group))
+    title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    began, done = time.perf_counter(), 0
+    with reporter.task(f"Predicting {title}") as advance, ExitStack() as stack:
+        writers: list[tuple[int, Consumer[Frame]]] = []
+        for b, order in enumerate(group):
+            if order.path is not None:
+                work = functools.partial(save, out=order.path, total=n)
+                writers.append((b, stack.enter_context(Consumer(work))))
+        rows = [(b, order.row) for b, order in enumerate(group) if order.row is not None]
+        if csv is not None and rows:
+            for (b, row), file in zip(rows, stack.enter_context(csv.sequences(len(rows))), strict=True):
+                work = functools.partial(submissions.write_rows, file=file, first=row)
+                writers.append((b, stack.enter_context(Consumer(work))))
+        for piece in stream:
+            for b, writer in writers:
+                writer.put(piece[b])
+            done += piece.shape[1]
+            advance(done * len(group), n * len(group))
+    seconds = time.perf_counter() - began
+    videos = f"{len(group)} videos of " if len(group) > 1 else ""
+    reporter.note(f"{title}: predicted and wrote {videos}{n} frames in {seconds:.2f} s")
 
 
 def _chosen(data: VideoData, split: str, sequence: int | str) -> list[tuple[int, Clip]]:
@@ -123,38 +171,6 @@ def _numbered(path: Path, *parts: object) -> Path:
     return path.with_name("-".join([path.stem, *map(str, parts)]) + path.suffix)
 
 
-def _counted(frames: Iterator[np.ndarray], total: int, advance: Any) -> Iterator[np.ndarray]:
-    for done, frame in enumerate(frames, start=1):
-        yield frame
-        advance(done, total)
-
-
-def _predicted(
-    model: VideoCVAE, clip: Clip, n: int, config: RunConfig, device: Device, sample: int
-) -> Iterator[np.ndarray]:
-    """The given frames, then the predicted ones up to ``n`` in all, uint8 ``[H, W, C]``."""
-    P, chunk = config.data.n_past, config.eval.chunk
-
-    def load(array: np.ndarray, first: int, last: int) -> torch.Tensor:
-        return to_float(torch.from_numpy(np.array(array[first:last])).to(device.torch))[None]
-
-    conditions = (load(clip.condition, first, min(first + chunk, n)) for first in range(P, n, chunk))
-    yield from np.moveaxis(np.array(clip.frames[:P]), 1, -1)
-    noise = prior_noise(
-        model,
-        [clip.name],
-        (clip.frames.shape[2], clip.frames.shape[3]),
-        prior=config.eval.prior,
-        seed=config.seed,
-        n_past=P,
-        sample=sample,
-    )
-    past, past_condition = load(clip.frames, 0, P), load(clip.condition, 0, P)
-    for x_hat in rollout(model, past, past_condition, conditions, noise, device):
-        values = metrics.shown(x_hat[0]).mul(255).round().byte()
-        yield from values.movedim(1, -1).cpu().numpy()
-
-
 def export_gif(
     run: str | Path | None = None,
     overrides: Sequence[str] = (),
@@ -183,17 +199,25 @@ def export_gif(
     split = split or _most_telling(data, config)
     ((number, clip),) = _chosen(data, split, int(sequence))
     n = _length(clip, frames, config)
-    streams: dict[str, Iterator[np.ndarray]] = {}
-    if clip.n_frames >= n:
-        streams["truth"] = (np.moveaxis(frame, 0, -1) for frame in clip.frames[:n])
-    streams["prediction"] = _predicted(model, clip, n, config, device, 0)
-    if clip.condition.ndim == 4:
-        streams["condition"] = (np.moveaxis(image, 0, -1) for image in clip.condition[:n])
     out = home.path / "predictions" / f"{split}-{number}-panels.gif" if out is None else Path(out)
     scale = scale or max(1, 200 // clip.frames.shape[2])
-    with reporter.task(f"Exporting {clip.name}") as advance:
+
+    def write(prediction: Iterator[Frame]) -> None:
+        streams: dict[str, Iterator[Frame]] = {}
+        if clip.n_frames >= n:
+            streams["truth"] = (np.moveaxis(frame, 0, -1) for frame in clip.frames[:n])
+        streams["prediction"] = prediction
+        if clip.condition.ndim == 4:
+            streams["condition"] = (np.moveaxis(image, 0, -1) for image in clip.condition[:n])
         panelled = panels.side_by_side(list(streams.values()), list(streams), scale=scale, counter=True)
-        media.write(_counted(panelled, n, advance), out, fps=fps, total=n)
+        media.write(panelled, out, fps=fps, total=n)
+
+    done = 0
+    with reporter.task(f"Exporting {clip.name}") as advance, Consumer(write) as writer:
+        for piece in predicted(model, [Video(clip, n)], config, device):
+            writer.put(piece[0])
+            done += piece.shape[1]
+            advance(done, n)
     return out
 
 

@@ -43,7 +43,11 @@ def synth(
         int | None, typer.Option(min=1, help="Clips in test, of a robot set also in validate. (2, 32)")
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(min=0, help="Of a robot set: factor on what is left to chance. (1)")
+        float | None, typer.Option(min=0, help="Of a robot set: factor on how objects slip by chance. (1)")
+    ] = None,
+    stray: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of a robot set: how far the arm goes astray, in table widths. (0)"),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -52,8 +56,10 @@ def synth(
     """Write the built-in synthetic set to disk."""
     with terminal(quiet, as_json, debug) as console:
         if kind == "dance":
-            if layout is not None or noise is not None:
-                raise UserError("--layout and --noise mean nothing for a dance set", "add --kind robot")
+            if (layout, noise, stray) != (None, None, None):
+                raise UserError(
+                    "--layout, --noise and --stray mean nothing for a dance set", "add --kind robot"
+                )
             from ..data import synthetic
 
             synthetic.write(
@@ -79,6 +85,7 @@ def synth(
                 val=test_clips or 32,
                 test=test_clips or 32,
                 noise=1.0 if noise is None else noise,
+                stray=stray or 0.0,
             )
         if as_json:
             console.data({"written": [str(out)]})
@@ -89,7 +96,9 @@ def synth(
 @app.command()
 def check(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    kind: Annotated[Kind, typer.Option(help="Layout: dance, or robot (folders or TFRecords).")] = "dance",
+    kind: Annotated[
+        Kind | None, typer.Option(help="Dance, or robot (folders or TFRecords). (told from what is there)")
+    ] = None,
     height: Annotated[
         int | None, typer.Option(min=8, max=4096, help=f"Frame height that will be trained on. {HEIGHT}")
     ] = None,
@@ -105,8 +114,11 @@ def check(
     with terminal(quiet, as_json, debug) as console:
         from .. import data
 
+        chosen = kind or data.kind_of(root) or "dance"
+        if kind is None and chosen != "dance":
+            console.note(f"{root} looks like a {chosen} set and is checked as one (--kind {chosen})")
         with console.task(f"Reading {root}") as advance:
-            report = data.check(root, kind=kind, height=height, width=width, cuts=cuts, progress=advance)
+            report = data.check(root, kind=chosen, height=height, width=width, cuts=cuts, progress=advance)
         if as_json:
             console.data({"faults": report.faults, "warnings": report.warnings, "summary": report.summary})
         else:

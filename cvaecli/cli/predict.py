@@ -32,7 +32,9 @@ def predict(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Predict a video from its first frame and its conditions.
+    """Predict a video from its first frame and its conditions, of any length in the same memory.
+
+    Several sequences or samples are predicted together, up to eval.batch_size of them.
 
     Example: cvae predict exp1 --frames 630 --out seq.gif
     """

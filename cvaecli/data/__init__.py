@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,12 +17,12 @@ from ..errors import DataError, UserError
 from . import cache
 from .cache import Writer
 from .clip import Clip, VideoData, digest
-from .dance import Dance
+from .dance import Dance, is_dance
 from .images import File
 from .report import Report, capped
-from .robot import open_robot
+from .robot import is_robot, open_robot
 
-__all__ = ["MIN_FRAMES", "SOURCES", "Clip", "Report", "VideoData", "check", "load"]
+__all__ = ["MIN_FRAMES", "SOURCES", "Clip", "Report", "VideoData", "check", "kind_of", "load"]
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all): pictures, or megabytes of TFRecords."""
@@ -63,6 +64,8 @@ class Kind(NamedTuple):
     """Whether train lends trajectories to val where there is no such split."""
     remedies: Mapping[str, str]
     """What to do where a needed split has no folder."""
+    meant: Callable[[Path], bool]
+    """Whether a folder is clearly such a set, complete or not."""
 
 
 SOURCES: dict[str, Kind] = {
@@ -78,6 +81,7 @@ SOURCES: dict[str, Kind] = {
             "add them, or move frames there from train",
             "test": "add test/test_img/S/0.png and test/test_label/S/N.png, or use another split",
         },
+        meant=is_dance,
     ),
     "robot": Kind(
         open=open_robot,
@@ -90,6 +94,7 @@ SOURCES: dict[str, Kind] = {
             "val": "validation needs validate/traj_*/N/0.png, ... with tables; add them",
             "test": "add test/traj_*/N/0.png, ... with tables, or test/*.tfrecords, or use another split",
         },
+        meant=is_robot,
     ),
 }
 
@@ -134,12 +139,12 @@ def load(
         drawn = _synthetic(kind, height, width, seed)
         return _usable(drawn, min_frames, need, "the built-in synthetic set")
     source = _open(root, kind, cuts)
-    source.report.faults += _missing(source, kind, need)
+    source.report.faults = _mistaken(root, kind, source.report.faults + _missing(source, kind, need))
     key = _key(source, root, kind, height, width, cuts)
     data = cache.load(key) if source.report.ok else None
     if data is None:
-        _write(source, key, cuts, height, width, progress, root)
-        data = cache.reopen(key)
+        _write(source, key, cuts, height, width, progress, root, resume=True)
+        data = replace(cache.reopen(key), converted=True)
     data.warnings[:0] = source.report.warnings
     return _usable(data, min_frames, need, str(root))
 
@@ -172,7 +177,7 @@ def check(
     if SOURCES[kind].lends:
         need = [split for split in ("train", "val", "test") if split in source.splits]
     height, width = height or SOURCES[kind].size[0], width or SOURCES[kind].size[1]
-    source.report.faults += _missing(source, kind, need)
+    source.report.faults = _mistaken(root, kind, source.report.faults + _missing(source, kind, need))
     key = _key(source, root, kind, height, width, cuts)
     try:
         found = _write(source, key, cuts, height, width, progress, root)
@@ -183,6 +188,24 @@ def check(
         return Report(faults=error.faults, warnings=source.report.warnings)
     alone = [] if "train" in need else [f"{root}: {' and '.join(need)} sequences only, nothing to train on"]
     return Report([], data.warnings + alone, found.summary)
+
+
+def kind_of(root: Path) -> str | None:
+    """The kind of the data set in a folder, a key of `SOURCES`; None where that is not clear."""
+    if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):  # noqa: PTH112
+        return None
+    return next((name for name, kind in SOURCES.items() if kind.meant(root.resolve())), None)
+
+
+def _mistaken(root: Path, kind: str, faults: list[str]) -> list[str]:
+    """One line instead of the faults of a set that is clearly of another kind."""
+    other = kind_of(root) if faults else None
+    if other in (None, kind):
+        return faults
+    return [
+        f"{root}: a {other} set, read as {kind}; train with a config of data.kind: {other}, "
+        f"check with --kind {other}"
+    ]
 
 
 def _refuse(kind: str, cuts: str) -> None:
@@ -219,14 +242,22 @@ def _key(source: Source, root: Path, kind: str, height: int, width: int, cuts: s
 
 
 def _write(
-    source: Source, key: str, cuts: str, height: int, width: int, progress: Progress | None, root: Path
+    source: Source,
+    key: str,
+    cuts: str,
+    height: int,
+    width: int,
+    progress: Progress | None,
+    root: Path,
+    resume: bool = False,
 ) -> Report:
     """Converts the source into the cache. Raises `DataError` with all faults, the listing's too."""
-    with cache.writer(key, source.nbytes(height, width)) as entry:
+    with cache.writer(key, source.nbytes(height, width), resume) as entry:
         found = source.convert(entry, cuts, height, width, progress)
         faults = source.report.faults + found.faults
         if faults:
             raise _error(root, faults)
+        entry.summary = found.summary
     return found
 
 
@@ -264,7 +295,7 @@ def _usable(
     faults += [f"{split}: there are no {split} clips" for split in need if split not in data.splits]
     if faults:
         raise _error(Path(where), faults)
-    return VideoData(splits, data.source, data.fingerprint, warnings)
+    return replace(data, splits=splits, warnings=warnings)
 
 
 def _synthetic(kind: str, height: int, width: int, seed: int) -> VideoData:

@@ -36,6 +36,8 @@ UNUSED_DAYS = 30
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = re.compile(r"tmp-[0-9a-f]{8}-.*")
 _CHUNK = 16 * 1024 * 1024
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
+"""Whatever is wrong with an entry, the answer is the same: make it again from the source."""
 
 
 class Rows(NamedTuple):
@@ -58,14 +60,20 @@ def make_key(*parts: object) -> str:
 
 
 class Writer:
-    """An entry in the making: allocate arrays, fill them, name the clips in them."""
+    """An entry in the making: allocate arrays, fill them, name the clips in them.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A long conversion goes in parts, each an entry of its own that is there or not: after an interruption
+    those that are there are taken over (``adopt``), unless ``resume`` is false.
+    """
+
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        self._path, self.resume = path, resume
+        self.parts: set[str] = set()
         self._arrays: dict[str, np.memmap[Any, Any]] = {}
         self._clips: list[tuple[str, str, Rows, Rows]] = []
         self.source = ""
         self.warnings: list[str] = []
+        self.summary: list[str] = []
 
     def array(self, name: str, shape: Sequence[int], dtype: str = "uint8") -> npt.NDArray[Any]:
         """A new array of zeros in a file of its own; what is written into it goes to the disk."""
@@ -73,6 +81,26 @@ class Writer:
             made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
         self._arrays[name] = made
         return np.asarray(made)
+
+    def adopt(self, name: str, key: str, array: str) -> None:
+        """Takes over an array of the entry ``key``, which is removed when this one is complete.
+
+        The file is not copied where the file system can give it a second name.
+
+        Raises:
+            CvaeError: there is no such entry (any more).
+        """
+        found = arrays(key)
+        if found is None:
+            raise _vanished(key)
+        with _told(self._path):
+            try:
+                os.link(folder() / key / f"{array}.npy", self._path / f"{name}.npy")
+            except OSError:  # no second names here, or another process has just removed it
+                self.array(name, found[array].shape, found[array].dtype.str)[:] = found[array]
+            else:
+                self._arrays[name] = np.load(self._path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        self.parts.add(key)
 
     def get(self, name: str) -> npt.NDArray[Any]:
         """An array made before."""
@@ -98,6 +126,7 @@ class Writer:
             "format": FORMAT,
             "source": self.source,
             "warnings": self.warnings,
+            "summary": self.summary,
             "fingerprint": self._fingerprint(),
             "arrays": {name: [made.dtype.str, list(made.shape)] for name, made in self._arrays.items()},
             "clips": self._clips,
@@ -139,12 +168,13 @@ def _told(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writer(key: str, nbytes: int) -> Iterator[Writer]:
+def writer(key: str, nbytes: int, resume: bool = False) -> Iterator[Writer]:
     """Writes the entry ``key``: it appears when the block ends, or not at all if the block raises.
 
     Args:
         key: from `make_key`.
         nbytes: what the arrays will take; checked first: a memory map on a full disk kills the process.
+        resume: see `Writer`.
 
     Raises:
         CvaeError: the cache folder cannot be written or is too small.
@@ -161,31 +191,37 @@ def writer(key: str, nbytes: int) -> Iterator[Writer]:
                 f"{home}: the cache needs {nbytes / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
                 "free some space, or set CVAE_CACHE to another folder",
             )
-        entry = Writer(path)
+        entry = Writer(path, resume)
         yield entry
         with _told(home):
             entry.close()
             _publish(path, home / key)
+        for part in entry.parts:
+            shutil.rmtree(home / part, ignore_errors=True)
     finally:
         shutil.rmtree(path, ignore_errors=True)  # gone already when it was renamed
 
 
 def load(key: str) -> VideoData | None:
     """Opens the entry ``key`` as read-only memory maps, or None where it is missing or damaged."""
-    path = folder() / key
     try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
-            return None
-        arrays = {name: _open(path / f"{name}.npy", *kind) for name, kind in meta["arrays"].items()}
-        data = VideoData(_clips(meta["clips"], arrays), str(meta["source"]), str(meta["fingerprint"]))
+        meta, found = _read(key)
+        data = VideoData(_clips(meta["clips"], found), str(meta["source"]), str(meta["fingerprint"]))
         data.warnings.extend(str(line) for line in meta["warnings"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
-        # Whatever is wrong with an entry, the answer is the same: make it again from the source.
+        data.summary.extend(str(line) for line in meta.get("summary", []))  # older entries have none
+    except _DAMAGE:
         return None
     with contextlib.suppress(OSError):  # a cache that others share read-only
-        os.utime(path / "meta.json")
+        os.utime(folder() / key / "meta.json")
     return data
+
+
+def arrays(key: str) -> dict[str, npt.NDArray[Any]] | None:
+    """The entry's arrays by name, as read-only memory maps, or None where it is missing or damaged."""
+    try:
+        return _read(key)[1]
+    except _DAMAGE:
+        return None
 
 
 def store(
@@ -214,8 +250,20 @@ def reopen(key: str) -> VideoData:
     """The entry that was just written. Raises `CvaeError` if it is gone."""
     data = load(key)
     if data is None:
-        raise CvaeError(f"{folder() / key}: the cache entry vanished while it was written", "start again")
+        raise _vanished(key)
     return data
+
+
+def _vanished(key: str) -> CvaeError:
+    return CvaeError(f"{folder() / key}: the cache entry vanished while it was written", "start again")
+
+
+def _read(key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    path = folder() / key
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    if meta["format"] != FORMAT:
+        raise ValueError(f"{path}: of another format")
+    return meta, {name: _open(path / f"{name}.npy", *kind) for name, kind in meta["arrays"].items()}
 
 
 def _open(path: Path, dtype: str, shape: Sequence[int]) -> npt.NDArray[Any]:

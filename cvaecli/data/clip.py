@@ -46,12 +46,16 @@ class VideoData:
         source: one line for people: where it came from.
         fingerprint: hex digest of names, sizes and decoded size; equal data give equal digests.
         warnings: what was odd but usable, one line each.
+        summary: what the conversion of the source found, one line each; ``converted`` says that it was
+            just now, not on an earlier day.
     """
 
     splits: dict[str, Sequence[Clip]]
     source: str
     fingerprint: str
     warnings: list[str] = field(default_factory=list)
+    summary: list[str] = field(default_factory=list)
+    converted: bool = False
 
     @property
     def frame_size(self) -> tuple[int, int]:

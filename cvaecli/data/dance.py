@@ -56,6 +56,12 @@ class Strip:
         return self.name.replace("/", "-")
 
 
+def is_dance(root: Path) -> bool:
+    """Whether the dance layout is clearly meant, complete or not."""
+    names = [f"{split}/{split}_{part}" for split in FOLDERS for part in ("img", "label")]
+    return any((root / name).is_dir() for name in names)
+
+
 @dataclass
 class Dance:
     """A data set in the dance layout: `__init__` lists it, `convert` decodes it.

@@ -18,7 +18,7 @@ from .common import FOLDERS, Floats, present
 from .folders import Folders
 from .records import SUFFIXES, Records
 
-__all__ = ["Folders", "Records", "condition_stats", "open_robot"]
+__all__ = ["Folders", "Records", "condition_stats", "is_robot", "open_robot"]
 
 INNER = "softmotion30_44k"
 """The folder that BAIR's archive unpacks to."""
@@ -36,6 +36,14 @@ def open_robot(root: Path) -> Folders | Records:
     if not there:
         made.report.faults.append(_nothing(root))
     return made
+
+
+def is_robot(root: Path) -> bool:
+    """Whether a robot layout is clearly meant: there are record files, or tables beside the pictures."""
+    found = open_robot(root)
+    if isinstance(found, Records):
+        return bool(found.files)
+    return any(one.tables for one in found.folders) or any(map(_holds_records, root.glob("*/")))
 
 
 def condition_stats(clips: Sequence[Clip]) -> tuple[Floats, Floats]:

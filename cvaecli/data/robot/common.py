@@ -29,12 +29,18 @@ SIZES_NAMED = 3
 
 
 class Trajectory(NamedTuple):
-    """Rows ``start`` to ``stop`` of the arrays of the split whose folder it lies in."""
+    """Rows ``start`` to ``stop`` of the split whose folder it lies in.
+
+    The arrays that hold them are named ``ARRAY-frames`` and ``ARRAY-condition``, and begin with the split's
+    row ``origin``; ``array`` is the split's name where that is one array.
+    """
 
     split: str
     name: str
     start: int
     stop: int
+    array: str
+    origin: int = 0
 
 
 def driving(actions: Floats, positions: Floats) -> Floats:
@@ -78,7 +84,7 @@ def finish(
     """Names the clips in ``writer``, whose arrays are filled, and tells what they hold.
 
     Args:
-        writer: has the arrays ``SPLIT-frames`` and ``SPLIT-condition``.
+        writer: has the arrays that the trajectories name.
         found: gets warnings and the summary.
         trajectories: all of them, in order.
         numbers: by split, the actions and positions as they are in the files, ``[frames, A + P]``.
@@ -103,7 +109,8 @@ def finish(
         clips["val" if item in lent else item.split].append(item)
     for split, items in clips.items():
         for item in items:
-            rows = [Rows(f"{item.split}-{part}", item.start, item.stop) for part in ("frames", "condition")]
+            span = item.start - item.origin, item.stop - item.origin
+            rows = [Rows(f"{item.array}-{part}", *span) for part in ("frames", "condition")]
             writer.clip(split, item.name, rows[0], rows[1])
         if items:
             home = items[0].split

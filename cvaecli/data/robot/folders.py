@@ -127,7 +127,7 @@ class Folders:
             for folder in folders:
                 stop = start + len(folder.frames)
                 condition[start:stop] = common.driving(*numbers[folder.name])
-                trajectories.append(Trajectory(split, folder.name, start, stop))
+                trajectories.append(Trajectory(split, folder.name, start, stop, split))
                 start = stop
         common.finish(writer, found, trajectories, by_split, names, sizes, width / height)
         writer.source = f"robot folders in {self.root}"

@@ -8,33 +8,32 @@ A record is a ``tf.train.Example`` with, for t = 0, 1, ..., ``t/action`` (4 floa
 ``t/endeffector_pos`` (3 floats) and ``t/image_aux1/encoded`` (raw RGB, uint8 [64, 64, 3], in spite of its
 name). ``image_main``, the second camera, is passed over: evaluations use ``image_aux1``.
 
-A conversion reads every file twice, in constant memory: first all checksums, messages and numbers, which
-tells every fault before a frame is written, then the frames. A conversion that is interrupted leaves
-nothing behind and begins again.
+A conversion reads every file twice, in constant memory: first all checksums, messages and numbers, then, if
+nothing is wrong so far, the frames. A file that is done is a part of its own in the cache: after an
+interruption, or when a fault in another file is mended, those that are done are not read again.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from .. import tfrecord
+from .. import cache, tfrecord
 from ..cache import Writer
 from ..images import File, entries, link_fault, relative
-from ..report import Report, capped, spans
-from ..tfrecord import RecordError, Values
+from ..report import Report, capped
+from ..tfrecord import RecordError
 from . import common
 from .common import Floats, Sizes, Trajectory
 from .folders import natural
+from .shots import Shot, copy_frames, read_shot
 
 Progress = Callable[[int, int], None]
 SUFFIXES = (".tfrecords", ".tfrecord")
@@ -42,19 +41,7 @@ MEGABYTE = 1024 * 1024
 RELEASE = 4096
 """Frames after which the memory map's pages are let go: memory stays constant."""
 
-_KEY = re.compile(r"([0-9]{1,9})/(action|endeffector_pos|image_aux1/encoded)")
 _RANGE = re.compile(r"traj_([0-9]{1,12})_to_([0-9]{1,12})")
-
-
-@dataclass
-class Shot:
-    """A trajectory in a file: where its frames are (offsets ``[T]``), and its numbers ``[T, ...]``."""
-
-    name: str
-    offsets: npt.NDArray[np.int64]
-    side: int
-    actions: Floats
-    positions: Floats
 
 
 @dataclass
@@ -92,22 +79,23 @@ class Records:
         return set(self.by_split)
 
     def nbytes(self, height: int, width: int) -> int:
-        """Size of the decoded arrays, told from the first record: one of two cameras is kept."""
+        """Size of what is still to be decoded, told from the first record: one of two cameras is kept."""
         share = 1.0
         for file in self.files[:1]:
             try:
                 record = next(tfrecord.scan(self.root / file.name))
-                shot = _shot(file.name, record)
+                shot = read_shot(file.name, record)
                 share = len(shot.offsets) * 3 * height * width / len(record.payload)
             except (RecordError, StopIteration):
                 pass  # told by `convert`
-        return int(share * sum(file.size for file in self.files))
+        left = [file for file in self.files if cache.arrays(_key(self.root, file, height, width)) is None]
+        return int(share * sum(file.size for file in left))
 
     def convert(self, writer: Writer, cut: str, height: int, width: int, progress: Progress | None) -> Report:
         """Reads every record into ``writer`` and names the clips.
 
         Args:
-            writer: the cache entry to fill.
+            writer: the cache entry to fill. If it resumes, files that were done are not read again.
             cut: not used: a trajectory is a clip.
             height: frame height in pixels.
             width: frame width in pixels.
@@ -116,31 +104,16 @@ class Records:
         Returns:
             Faults and warnings of the contents and a summary; no clips are named if there are faults.
         """
-        found = Report()
         meter = _Meter(2 * sum(file.size for file in self.files), progress)
-        shots = {
-            split: [list(self._read(file, found, meter)) for file in files]
-            for split, files in self.by_split.items()
-        }
+        work = Conversion(self.root, writer, (height, width), meter, not self.report.ok)
+        for split, files in self.by_split.items():
+            for number, file in enumerate(files):
+                work.add(split, f"{split}-{number}", file)
+        found = work.found
         found.warnings = common.at_most(found.warnings, self.root)
-        names = self._columns([shot for files in shots.values() for file in files for shot in file], found)
         found.faults = common.at_most(found.faults, self.root)
-        if found.faults or self.report.faults:
-            return found
-        trajectories: list[Trajectory] = []
-        numbers: dict[str, Floats] = {}
-        sizes: dict[str, Sizes] = {}
-        for split, files in shots.items():
-            every = [shot for file in files for shot in file]
-            numbers[split] = np.concatenate([np.hstack([shot.actions, shot.positions]) for shot in every])
-            writer.array(f"{split}-condition", numbers[split].shape, "float32")
-            writer.array(f"{split}-frames", (len(numbers[split]), 3, height, width))
-            sizes[split] = Counter()
-            for shot in every:
-                sizes[split][shot.side, shot.side] += len(shot.offsets)
-            found.faults += self._copy(writer, split, files, trajectories, meter)
-        if not found.faults:
-            common.finish(writer, found, trajectories, numbers, names, sizes, width / height)
+        if found.ok and self.report.ok:
+            work.finish()
         writer.source = f"TFRecords in {self.root}"
         writer.warnings = list(found.warnings)
         return found
@@ -164,73 +137,144 @@ class Records:
         self.report.warnings += capped(odd, relative(folder, self.root))
         return files
 
-    def _read(self, file: File, found: Report, meter: _Meter) -> Iterator[Shot]:
+
+@dataclass
+class Conversion:
+    """Files turned one after the other into parts of an entry; see `Records.convert`.
+
+    Attributes:
+        size: height and width of the frames that are wanted.
+        only_check: there are faults already, so that frames need not be copied.
+    """
+
+    root: Path
+    writer: Writer
+    size: tuple[int, int]
+    meter: _Meter
+    only_check: bool
+
+    def __post_init__(self) -> None:
+        self.found = Report()
+        self._trajectories: list[Trajectory] = []
+        self._numbers: dict[str, list[Floats]] = {}
+        self._sizes: dict[str, Sizes] = {}
+        self._first: tuple[str, tuple[int, int]] | None = None  # a trajectory, and its numbers of columns
+
+    def add(self, split: str, array: str, file: File) -> None:
+        """A file of the split; its rows become ``ARRAY-frames`` and ``ARRAY-condition``."""
+        key = _key(self.root, file, *self.size)
+        part = cache.arrays(key) if self.writer.resume else None
+        if part is not None:
+            self.meter.add(2 * file.size)
+        else:
+            part = self._convert(key, file)
+        if part is None or not self._agree(f"{_base(file)}/0", (part["columns"][0], part["columns"][1])):
+            return
+        named = _RANGE.search(Path(file.name).name)
+        count = len(part["shots"])
+        if named and count != (says := int(named[2]) - int(named[1]) + 1):
+            self.found.warnings.append(
+                f"{file.name}: holds {count} of the {says} trajectories that its name says"
+            )
+        for name in ("frames", "condition"):
+            self.writer.adopt(f"{array}-{name}", key, name)
+        tables, sizes = self._numbers.setdefault(split, []), self._sizes.setdefault(split, Counter())
+        start = origin = sum(map(len, tables))
+        for number, (steps, side) in enumerate(part["shots"].tolist()):
+            name = f"{_base(file)}/{number}"
+            self._trajectories.append(Trajectory(split, name, start, start + steps, array, origin))
+            sizes[side, side] += steps
+            start += steps
+        tables.append(np.array(part["numbers"]))
+
+    def finish(self) -> None:
+        """Names the clips and tells what there is."""
+        assert self._first is not None
+        numbers = {split: np.concatenate(tables) for split, tables in self._numbers.items()}
+        names, (height, width) = common.column_names(*self._first[1]), self.size
+        if self._first[1] != (usual := (len(common.ACTION), len(common.POSITION))):
+            self.found.warnings.append(
+                f"{self._first[1][0]} actions and {self._first[1][1]} positions a step, BAIR has "
+                f"{usual[0]} and {usual[1]}; taken as they are"
+            )
+        common.finish(
+            self.writer, self.found, self._trajectories, numbers, names, self._sizes, width / height
+        )
+
+    def _agree(self, name: str, columns: tuple[int, int]) -> bool:
+        """Whether a trajectory has as many columns as the first; else that is a fault."""
+        first, wanted = self._first = self._first or (name, columns)
+        if columns != wanted:
+            self.found.faults.append(
+                f"{name}: {columns[0]} actions and {columns[1]} positions a step, {first} has "
+                f"{wanted[0]} and {wanted[1]}; all must have the same"
+            )
+        return columns == wanted
+
+    def _convert(self, key: str, file: File) -> dict[str, npt.NDArray[Any]] | None:
+        """Writes the part ``key`` of a file and opens it; None where anything is wrong by now."""
+        shots = [shot for shot in self._read(file) if self._agree(shot.name, shot.columns)]
+        if self.only_check or not self.found.ok:
+            return None
+        steps = sum(len(shot.offsets) for shot in shots)
+        height, width = self.size
+        try:
+            with cache.writer(key, steps * (3 * height * width + 64)) as part:
+                numbers = np.concatenate([np.hstack([shot.actions, shot.positions]) for shot in shots])
+                part.array("numbers", numbers.shape, "float32")[:] = numbers
+                condition = [common.driving(shot.actions, shot.positions) for shot in shots]
+                part.array("condition", numbers.shape, "float32")[:] = np.concatenate(condition)
+                part.array("shots", (len(shots), 2), "int64")[:] = [(len(s.offsets), s.side) for s in shots]
+                part.array("columns", (2,), "int64")[:] = shots[0].columns
+                part.array("frames", (steps, 3, height, width))
+                self._copy(part, file, shots)
+        except RecordError as error:
+            self.found.faults.append(f"{file.name}: {error}")
+            return None
+        return cache.arrays(key)
+
+    def _read(self, file: File) -> Iterator[Shot]:
         """The good trajectories of a file; what is wrong with the others goes into ``found``."""
         faults: list[str] = []
-        count = done = 0
+        done = 0
         try:
-            for count, record in enumerate(tfrecord.scan(self.root / file.name), 1):
+            for number, record in enumerate(tfrecord.scan(self.root / file.name)):
                 try:
-                    yield _shot(f"{file.name.removesuffix('.tfrecords')}/{count - 1}", record)
+                    yield read_shot(f"{_base(file)}/{number}", record)
                 except RecordError as error:
-                    faults.append(f"{file.name}: record {count - 1}: {error}")
-                meter.add(record.span.stop + 4 - done)
+                    faults.append(f"{file.name}: record {number}: {error}")
+                self.meter.add(record.span.stop + 4 - done)
                 done = record.span.stop + 4
         except RecordError as error:
             faults.append(f"{file.name}: {error}")
-        found.faults += capped(faults, file.name)
-        named = _RANGE.search(Path(file.name).name)
-        if named and not faults and count != (says := int(named[2]) - int(named[1]) + 1):
-            found.warnings.append(f"{file.name}: holds {count} of the {says} trajectories that its name says")
+        self.found.faults += capped(faults, file.name)
 
-    def _copy(
-        self,
-        writer: Writer,
-        split: str,
-        shots: list[list[Shot]],
-        trajectories: list[Trajectory],
-        meter: _Meter,
-    ) -> list[str]:
-        """Copies the frames and conditions of a split's files; returns what went wrong."""
-        frames, condition = writer.get(f"{split}-frames"), writer.get(f"{split}-condition")
-        start = 0
-        for listed, inside in zip(self.by_split[split], shots, strict=True):
-            try:
-                with (self.root / listed.name).open("rb") as file:
-                    for shot in inside:
-                        stop = start + len(shot.offsets)
-                        _copy_frames(file, shot, frames[start:stop])
-                        condition[start:stop] = common.driving(shot.actions, shot.positions)
-                        trajectories.append(Trajectory(split, shot.name, start, stop))
-                        if start // RELEASE != stop // RELEASE:
-                            writer.release(f"{split}-frames")
-                        start = stop
-            except OSError as error:
-                return [f"{listed.name}: cannot be read ({error.strerror}); check the disk"]
-            except ValueError:
-                return [f"{listed.name}: the file was changed while it was read; start again"]
-            meter.add(listed.size)
-        return []
+    def _copy(self, part: Writer, file: File, shots: Sequence[Shot]) -> None:
+        """Copies a file's frames. Raises `RecordError` where they cannot be read any more."""
+        frames, start = part.get("frames"), 0
+        try:
+            with (self.root / file.name).open("rb") as opened:
+                for shot in shots:
+                    stop = start + len(shot.offsets)
+                    copy_frames(opened, shot, frames[start:stop])
+                    if start // RELEASE != stop // RELEASE:
+                        part.release("frames")
+                    start = stop
+        except OSError as error:
+            raise RecordError(f"cannot be read ({error.strerror}); check the disk") from None
+        except ValueError:
+            raise RecordError("the file was changed while it was read; start again") from None
+        self.meter.add(file.size)
 
-    def _columns(self, shots: list[Shot], found: Report) -> tuple[str, ...]:
-        """The columns' names; faults where trajectories differ in their number."""
-        if not shots:
-            return ()
-        first = shots[0]
-        wanted = first.actions.shape[1], first.positions.shape[1]
-        for shot in shots:
-            have = shot.actions.shape[1], shot.positions.shape[1]
-            if have != wanted:
-                found.faults.append(
-                    f"{shot.name}: {have[0]} actions and {have[1]} positions a step, {first.name} has "
-                    f"{wanted[0]} and {wanted[1]}; all must have the same"
-                )
-        if wanted != (len(common.ACTION), len(common.POSITION)):
-            found.warnings.append(
-                f"{wanted[0]} actions and {wanted[1]} positions a step, BAIR has "
-                f"{len(common.ACTION)} and {len(common.POSITION)}; taken as they are"
-            )
-        return common.column_names(*wanted)
+
+def _key(root: Path, file: File, height: int, width: int) -> str:
+    """The part of the cache that holds a converted file."""
+    return cache.make_key("records", str(root), file.name, file.size, file.mtime_ns, height, width)
+
+
+def _base(file: File) -> str:
+    """What its trajectories' names begin with."""
+    return file.name.removesuffix(".tfrecords")
 
 
 class _Meter:
@@ -243,69 +287,3 @@ class _Meter:
         before, self._done = self._done, self._done + nbytes
         if self._progress and before // MEGABYTE != self._done // MEGABYTE:
             self._progress(min(self._done // MEGABYTE, self._total), self._total)
-
-
-def _shot(name: str, record: tfrecord.Record) -> Shot:
-    """The trajectory in a record. Raises `RecordError` with all that is wrong with it in one line."""
-    if record.fault:
-        raise RecordError(record.fault)
-    features = tfrecord.parse_example(record.payload)
-    steps = sorted({int(key[1]) for key in map(_KEY.fullmatch, features) if key})
-    if not steps:
-        raise RecordError("no robot trajectory (no 0/action); give BAIR robot pushing records")
-    if steps[-1] != len(steps) - 1:
-        raise RecordError(f"its steps are {spans(steps)}, they must be 0, 1, ... without a gap; mend it")
-    lacks = [
-        f"{step}/{part}"
-        for step in steps
-        for part in ("action", "endeffector_pos", "image_aux1/encoded")
-        if f"{step}/{part}" not in features
-    ]
-    if lacks:
-        more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
-        raise RecordError(f"no {', '.join(lacks[:3])}{more}; write the file again with all of them")
-    actions = _numbers(features, len(steps), "action", len(common.ACTION))
-    positions = _numbers(features, len(steps), "endeffector_pos", len(common.POSITION))
-    frames = [features[f"{step}/image_aux1/encoded"].blobs for step in steps]
-    wrong = [step for step, blobs in enumerate(frames) if len(blobs) != 1]
-    if wrong:
-        raise RecordError(f"{wrong[0]}/image_aux1/encoded: {len(frames[wrong[0]])} values instead of one")
-    size = frames[0][0].stop - frames[0][0].start
-    side = math.isqrt(size // 3)
-    for step, ((start, stop),) in enumerate(frames):
-        if stop - start != size or side * side * 3 != size or size == 0:
-            raise RecordError(
-                f"{step}/image_aux1/encoded: {stop - start} bytes, not those of a square raw RGB picture "
-                "(64x64: 12288) like the others; write it again"
-            )
-    offsets = np.array([blobs[0].start for blobs in frames], np.int64) + record.span.start
-    return Shot(name, offsets, side, actions, positions)
-
-
-def _numbers(features: dict[str, Values], steps: int, part: str, usual: int) -> Floats:
-    """``[T, D]`` of a feature; D is what most steps have, and BAIR's number where that is not clear."""
-    rows = [features[f"{step}/{part}"].floats for step in range(steps)]
-    counts = Counter(len(row) for row in rows)
-    wanted = max(counts, key=lambda count: (counts[count], count == usual))
-    for step, row in enumerate(rows):
-        if len(row) != wanted or not len(row):
-            need = wanted or usual
-            raise RecordError(
-                f"{step}/{part} has {len(row)} numbers, {need} are needed; write the file again"
-            )
-        if not np.isfinite(row).all():
-            raise RecordError(f"{step}/{part} has a number that is not finite (nan or inf); mend it")
-    return np.stack(rows)
-
-
-def _copy_frames(file: BinaryIO, shot: Shot, out: npt.NDArray[np.uint8]) -> None:
-    """Copies the frames of ``shot`` into ``out`` [T, 3, H, W]. Raises `ValueError` where there are none."""
-    height, width = out.shape[2:]
-    for row, offset in enumerate(shot.offsets):
-        file.seek(int(offset))
-        pixels = np.frombuffer(file.read(3 * shot.side**2), np.uint8).reshape(shot.side, shot.side, 3)
-        if (height, width) != pixels.shape[:2]:
-            # As `images.decode_into` does: antialiased, no overshoot.
-            image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
-        out[row] = pixels.transpose(2, 0, 1)

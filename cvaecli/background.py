@@ -1,0 +1,112 @@
+"""A consumer in a thread of its own: what is slow on the host runs beside the device's work."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Consumer(Generic[T]):
+    """Turns a function that pulls items from an iterator into one that items are put into.
+
+    ::
+
+        with Consumer[Frame](lambda frames: media.write(frames, "x.gif")) as writer:
+            for piece in pieces:
+                writer.put(piece)
+
+    The function runs in a thread. At most ``ahead`` pieces wait for it, so memory stays constant: who puts
+    faster waits. The block ends when everything is consumed. If the block raises, the function's iterator
+    raises too, so that it can clean up.
+
+    Args:
+        consume: called once, with the items of all pieces in order.
+        ahead: pieces that may wait beside the one that is being consumed.
+
+    Raises:
+        Exception: what ``consume`` raised: at the start of the block if it fails before it asks for an
+            item, else at the next ``put`` or at the end of the block.
+    """
+
+    def __init__(self, consume: Callable[[Iterator[T]], object], ahead: int = 1) -> None:
+        self._consume = consume
+        self._queue: queue.Queue[Iterable[T] | _End] = queue.Queue(ahead)
+        self._end: _End | None = None
+        self._error: BaseException | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
+
+    def __enter__(self) -> Consumer[T]:
+        try:
+            self._thread.start()
+            self._started.wait()
+            self._tell()
+        except BaseException:
+            self._finish(_End(complete=False))
+            raise
+        return self
+
+    def put(self, piece: Iterable[T]) -> None:
+        """Hands items over; waits while the queue is full."""
+        self._tell()
+        self._queue.put(piece)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish(_End(complete=kind is None))
+        if kind is None:
+            self._tell()
+
+    def _finish(self, end: _End) -> None:
+        self._queue.put(end)  # the thread takes pieces off the queue until it sees this, whatever happens
+        if self._thread.ident is not None:  # else it was interrupted while it was being started
+            self._thread.join()
+
+    def _tell(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # -- in the thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._consume(self._items())
+        except _AbandonedError:
+            pass  # the reason is known where the block raised
+        except BaseException as error:  # told by the next `put`, or at the block's end
+            self._error = error
+        self._started.set()
+        for _ in self._pieces():  # after a failure: nobody may wait for room in the queue
+            pass
+
+    def _items(self) -> Iterator[T]:
+        self._started.set()
+        for piece in self._pieces():
+            yield from piece
+        if self._end is None or not self._end.complete:
+            raise _AbandonedError
+
+    def _pieces(self) -> Iterator[Iterable[T]]:
+        while self._end is None:
+            piece = self._queue.get()
+            if isinstance(piece, _End):
+                self._end = piece
+            else:
+                yield piece
+
+
+class _End:
+    """The last thing in a queue."""
+
+    def __init__(self, complete: bool) -> None:
+        self.complete = complete
+
+
+class _AbandonedError(Exception):
+    """Raised in the consumer when no more items will come though the last has not been."""
