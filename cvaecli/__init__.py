@@ -1,7 +1,7 @@
 """Conditional variational autoencoders for video prediction.
 
 The Python API is the command line's: ``train``, ``resume``, ``validate``, ``predict``, ``export_gif``,
-``plot``, ``dry_run`` and ``load_config``. Everything heavy is imported on first use.
+``plot``, ``dry_run``, ``bench`` and ``load_config``. Everything heavy is imported on first use.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import dry_run, export_gif, plot, predict, resume, train, validate
+    from .api import bench, dry_run, export_gif, plot, predict, resume, train, validate
     from .config import load as load_config
     from .schema import RunConfig
 
 __all__ = [
     "RunConfig",
+    "bench",
     "dry_run",
     "export_gif",
     "load_config",
@@ -30,7 +31,7 @@ _HOME = {
     "load_config": ("config", "load"),
     **{
         name: ("api", name)
-        for name in ("dry_run", "export_gif", "plot", "predict", "resume", "train", "validate")
+        for name in ("bench", "dry_run", "export_gif", "plot", "predict", "resume", "train", "validate")
     },
 }
 

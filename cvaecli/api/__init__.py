@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..run import find
+from .benchmark import bench
 from .joining import RUNS
 from .prediction import export_gif, predict
 from .training import dry_run, resume, train
 from .validation import evaluation, validate
 
-__all__ = ["dry_run", "evaluation", "export_gif", "plot", "predict", "resume", "train", "validate"]
+__all__ = ["bench", "dry_run", "evaluation", "export_gif", "plot", "predict", "resume", "train", "validate"]
 
 
 def plot(

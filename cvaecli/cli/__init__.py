@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import data, export_gif, plot, predict, train, validate
+from . import bench, data, export_gif, plot, predict, train, validate
 
 app = typer.Typer(
     name="cvae",
@@ -21,6 +21,7 @@ app.command()(validate.validate)
 app.command()(predict.predict)
 app.command()(plot.plot)
 app.command("export-gif")(export_gif.export_gif)
+app.command()(bench.bench)
 app.add_typer(data.app, name="data")
 
 

@@ -1,0 +1,60 @@
+"""What the benchmark scripts share: their arguments, their Markdown, and a process of its own for a task."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from cvaecli.config import load
+from cvaecli.errors import CvaeError
+from cvaecli.schema import RunConfig
+
+Result = TypeVar("Result")
+
+
+def parser(text: str | None, config: str | None = "cyclical") -> argparse.ArgumentParser:
+    """Arguments of every script; ``config``: the default of ``--config``, None for no such option."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides such as data.root=DIR")
+    made.add_argument("--threads", type=int, help="CPU threads (runtime.threads)")
+    if config is not None:
+        made.add_argument("--config", default=config, help=f"name or file (default: {config})")
+    return made
+
+
+def overrides(arguments: argparse.Namespace, *own: str) -> list[str]:
+    """The script's own overrides, then those of the command line."""
+    threads = [f"runtime.threads={arguments.threads}"] if arguments.threads else []
+    return [*own, *threads, *(word for word in arguments.words if "=" in word)]
+
+
+def settings(arguments: argparse.Namespace, *own: str) -> RunConfig:
+    """The config that the arguments name."""
+    return load(arguments.config, overrides(arguments, *own))
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; numbers as they are given."""
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+def apart(task: Callable[..., Result], *arguments: object) -> Result:
+    """Run a task in a fresh process: its memory, its imports and its settings are its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(task, *arguments).result()
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a script; a mistake of its user is one line and exit status 2."""
+    try:
+        main()
+    except CvaeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

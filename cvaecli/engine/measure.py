@@ -1,0 +1,120 @@
+"""What a device can do and what a computation costs: measured peak, counted FLOPs, memory, age."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .device import Device
+
+CHANNELS = 192
+"""Of the convolution whose speed is measured: what the course architecture's generator works on."""
+
+
+class Peak(NamedTuple):
+    """Measured speeds in GFLOP/s, a multiplication and an addition counted as two."""
+
+    matmul: float
+    conv: float
+
+
+def measure_peak(device: Device, seconds: float = 0.5) -> Peak:
+    """The best speed of a square matrix product and of a 3x3 convolution (192 to 192 channels,
+    channels-last, 32x64), in the device's precision and with the process's settings.
+
+    Args:
+        seconds: spent on each of the two.
+    """
+    dtype = torch.bfloat16 if device.bf16 else torch.float32
+    # Large enough that starting a kernel costs nothing beside it; on a CPU, that it ends in this life.
+    n, batch = (2048, 8) if device.torch.type == "cpu" else (8192, 256)
+    a, b = (torch.randn(n, n, device=device.torch, dtype=dtype) for _ in range(2))
+    x = torch.randn(batch, CHANNELS, 32, 64, device=device.torch, dtype=dtype)
+    x = x.to(memory_format=torch.channels_last)
+    conv = device.place(torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).to(dtype))
+    with torch.inference_mode():
+        return Peak(_speed(lambda: a @ b, device, seconds), _speed(lambda: conv(x), device, seconds))
+
+
+def _speed(work: Callable[[], object], device: Device, seconds: float) -> float:
+    """GFLOP/s of the fastest of many calls."""
+    flops = count_flops(work)  # chooses the kernels too
+    work()
+    device.synchronize()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        began = time.perf_counter()
+        work()
+        device.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return flops / best / 1e9
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of the convolutions, matrix products and attentions of one call, forward
+    and backward; everything elementwise is left out. Compiled code escapes the count.
+    """
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=backward) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def _convolution_backward(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: object,
+    wanted: Sequence[bool],
+    **_: Any,
+) -> int:
+    """The forward count once for the input's gradient and once for the weight's.
+
+    PyTorch's own formula takes a depth-wise convolution's weight gradient for a full one's.
+    """
+    per_value = prod(w_shape[1:])  # multiplications for each value of the narrower side
+    return 2 * prod(x_shape if transposed else grad_shape) * per_value * sum(wanted[:2])
+
+
+def peak_memory(device: Device) -> float:
+    """Bytes at most in use so far: of the accelerator's memory by tensors, or of this process's memory
+    (the largest resident set, with Python and the libraries); NaN where the system does not say.
+    """
+    if device.torch.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device.torch))
+    try:
+        # Not getrusage: its peak survives exec, so that a child may show its parent's.
+        status = Path("/proc/self/status").read_text()
+        return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def process_age() -> float | None:
+    """Seconds since this process was started, to a hundredth; None where the system does not say."""
+    try:
+        # Field 22 of proc(5), in clock ticks since the boot; the name before it may hold blanks.
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return None

@@ -1,0 +1,175 @@
+"""``cvae bench``: what it counts, measures and prints. Never whether something is fast."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import CPU, SIZES, make_clip, make_config, make_model, write_set, yaml_config
+from torch import nn
+from typer.testing import CliRunner
+
+import cvaecli
+from cvaecli import config as configs
+from cvaecli.api import benchmark
+from cvaecli.api.joining import build_model
+from cvaecli.cli import app
+from cvaecli.engine import measure
+
+KEYS = {
+    *("train_frames_per_s", "rollout_frames_per_s", "peak_gflops", "train_fraction_of_peak"),
+    *("rollout_fraction_of_peak", "peak_memory_gb", "seconds_to_first_step"),
+}
+
+FRACTIONS = {"train_fraction_of_peak", "rollout_fraction_of_peak"}
+"""These round to zero for a model this small."""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A config file in an empty folder, its data elsewhere; the peak as if measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "measure_peak", lambda device: measure.Peak(20.0, 16.0))
+    data = write_set(tmp_path / "set", size=8)
+    return yaml_config(tmp_path, data, model={**SIZES}).name
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_bench_as_json(tiny: str) -> None:
+    before = sorted(Path().iterdir())
+    result = run("--config", tiny, "--steps", "3", "--frames", "5", "--json", "eval.chunk=2")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert set(report) >= KEYS and all(
+        math.isfinite(report[key]) and report[key] > 0 for key in KEYS - FRACTIONS
+    )
+    assert sorted(Path().iterdir()) == before, "no run is left behind"
+    assert report["peak_gflops"] == 20.0 and report["batch"] == [2, 4] and report["frame_size"] == [8, 8]
+    assert report["train_frames_per_s"] == pytest.approx(2 * 3 / report["seconds_per_step"], rel=1e-2)
+    for name in ("train", "rollout"):
+        done = report[f"{name}_gflop_per_frame"] * report[f"{name}_frames_per_s"]
+        assert report[f"{name}_fraction_of_peak"] == pytest.approx(done / 20.0, abs=1e-4, rel=0.05)
+    # Forward and backward of a frame against forward alone, the posterior only in training.
+    assert 2.5 < report["train_gflop_per_frame"] / report["rollout_gflop_per_frame"] < 5.5
+
+
+def test_bench_as_a_table_says_what_its_numbers_are(tiny: str) -> None:
+    result = run("--config", tiny, "--steps", "1", "--frames", "2", "teacher_forcing.ratio=1")
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.stdout.replace("│", " ").split())
+    for told in ("predicted frames/s", "GFLOP a frame", "100% forced", "batch 2", "fp32", "torch", "peak 20"):
+        assert told in words, words
+    assert "after the process start" in words or "after the call" in words
+
+
+def test_mistakes_of_bench(tiny: str) -> None:
+    for arguments in (
+        ["--config", "nope"],
+        ["--config", tiny, "train.windw=3"],
+        ["--config", tiny, "train.window=99"],
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2 and result.stdout == "" and result.stderr.count("\n") == 1, result.output
+    assert run("--config", tiny, "--steps", "0").exit_code == 2
+    assert run("--config", tiny, "stray").exit_code == 2
+
+
+def test_the_timed_steps_never_reach_a_validation(monkeypatch: pytest.MonkeyPatch, tiny: str) -> None:
+    """Not even where the config's epochs are shorter than what is timed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("validated")
+
+    monkeypatch.setattr("cvaecli.engine.fit.evaluate", refuse)
+    config = configs.load(tiny, ["train.steps_per_epoch=1", "train.max_steps=1"])
+    report = cvaecli.bench(config, steps=7, frames=3)
+    assert report["steps"] == 7 and report["first_step_counted_from"] == "call"
+
+
+# --- what is counted ----------------------------------------------------------------------------------
+
+
+CONVOLUTIONS: list[tuple[Callable[[], nn.Module], int]] = [
+    (lambda: nn.Conv2d(8, 6, 3, padding=1), 8 * 6 * 9),
+    (lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8), 8 * 9),
+    (lambda: nn.Conv2d(8, 4, 1, groups=2), 4 * 4),
+    (lambda: nn.ConvTranspose2d(8, 6, 3, 1, 1), 8 * 6 * 9),
+]
+
+
+@pytest.mark.parametrize(("build", "products"), CONVOLUTIONS)
+def test_flops_of_a_convolution(build: Callable[[], nn.Module], products: int) -> None:
+    """Two a product; backward once for the weights, and once for the input where it wants a gradient."""
+    conv, forward = build(), 2 * products * 5 * 4 * 7
+    for wanted, times in ((False, 2), (True, 3)):
+        x = torch.randn(5, 8, 4, 7, requires_grad=wanted)
+        assert measure.count_flops(lambda x=x: conv(x).sum().backward()) == times * forward  # type: ignore[misc]
+    with torch.inference_mode():
+        assert measure.count_flops(lambda: conv(torch.randn(5, 8, 4, 7))) == forward
+
+
+def test_flops_of_the_course_architecture() -> None:
+    """6.43 GFLOP a predicted frame of 64x32, the published number, and 629 times that for a rollout."""
+    config = configs.load("cyclical")
+    with torch.device("meta"):
+        model = build_model(config, (3, 32, 64)).to("meta").eval()
+        picture, z = torch.empty(1, 3, 32, 64), torch.empty(1, 12, 32, 64)
+
+        def frame() -> None:
+            label = model.encode(picture[:, None])["label"][:, 0]
+            model.step((), picture, {"label": label}, [z], posterior=False)
+
+        with torch.inference_mode():
+            assert measure.count_flops(frame) == pytest.approx(6.43e9, rel=5e-3)
+
+
+def test_flops_of_a_rollout_are_those_of_its_frames() -> None:
+    """``bench`` counts one and two frames and goes on from there."""
+    config, clip = make_config("eval.chunk=2"), make_clip(6)
+    model = CPU.place(make_model()).eval()
+
+    def flops(frames: int) -> int:
+        return measure.count_flops(lambda: list(benchmark.clip_rollout(model, clip, frames, config, CPU)))
+
+    assert flops(5) == flops(1) + 4 * (flops(2) - flops(1)) > 0
+
+
+def test_a_rollout_longer_than_its_clip_begins_again() -> None:
+    config, clip = make_config("eval.chunk=4"), make_clip(6)
+    model = CPU.place(make_model()).eval()
+    pieces = list(benchmark.clip_rollout(model, clip, 7, config, CPU, clips=3))
+    assert [tuple(p.shape) for p in pieces] == [(3, 4, 3, 8, 8), (3, 3, 3, 8, 8)]
+    assert not torch.equal(pieces[0][0], pieces[0][1]), "rows have noise of their own"
+    alone = torch.cat(list(benchmark.clip_rollout(model, clip, 7, config, CPU)), 1)
+    torch.testing.assert_close(alone[0], torch.cat(pieces, 1)[0], rtol=1e-5, atol=1e-5)
+
+
+# --- what is measured ---------------------------------------------------------------------------------
+
+
+def test_the_peak_is_the_best_of_real_work() -> None:
+    peak = measure.measure_peak(CPU, seconds=0.01)
+    assert min(peak) > 0 and math.isfinite(max(peak))
+
+
+def test_peak_memory_is_of_this_process() -> None:
+    before = measure.peak_memory(CPU)
+    size = int(before) // 2
+    held = torch.ones(size, dtype=torch.uint8)
+    assert measure.peak_memory(CPU) >= before > 1e7 and held.numel() == size
+
+
+def test_the_age_of_the_process_grows() -> None:
+    age = measure.process_age()
+    if age is None:
+        pytest.skip("this system does not say when a process was started")
+    later = measure.process_age()
+    assert later is not None and 0 < age <= later
