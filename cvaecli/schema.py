@@ -137,6 +137,11 @@ class TrainConfig(Section):
     """Sum (course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient over all parameters."""
+    kept_steps: Positive | None = None
+    """Time steps computed together whose inner results stay in memory; those of earlier ones are computed
+    again in the backward pass (activation checkpointing): a third more time, memory as for so many steps.
+    All are kept when unset. Batch norm: pooled statistics are then those of so many steps, and svg's running
+    ones count the first frame of every forced stretch twice."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which then is what is evaluated and kept."""
     fast_epochs: Annotated[int, Field(ge=0)] = 0
@@ -272,8 +277,12 @@ class RuntimeConfig(Section):
     """auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32."""
-    compile: Literal["off", "on"] = "off"
-    """torch.compile of the model; costs a minute or more before the first step."""
+    compile: Literal["off", "on", "auto"] = "off"
+    """torch.compile of the training step's model, which costs a minute or more before the first step. auto:
+    on CUDA, where the whole run has 5000 steps or more; on a CPU it gained nothing."""
+    graphs: bool = True
+    """On one CUDA device: record the training step as a CUDA graph, so that small batches do not wait for
+    Python to launch their kernels."""
     deterministic: bool = False
     """Only deterministic kernels; slower on CUDA."""
     threads: Positive | None = None

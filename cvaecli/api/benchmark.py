@@ -182,7 +182,7 @@ def clip_rollout(
 
 def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> dict[str, float]:
     """FLOPs of one training step and of a rollout, counted on a fresh model that is not compiled."""
-    plain = config.runtime.model_copy(update={"compile": "off"})
+    plain = config.runtime.model_copy(update={"compile": "off", "graphs": False})
     trainer = new_trainer(config.model_copy(update={"runtime": plain}), 1, data, device)
     events = trainer.events()
     train = measure.count_flops(lambda: next(events))

@@ -21,7 +21,9 @@ from .batches import Batch, Frames, Sampler, batches
 from .device import Device
 from .distributed import ALONE, World
 from .evaluate import Progress, evaluate, share, together
+from .graph import Replayed
 from .loss import Loss, Part, kl_scale
+from .optimizer import load_state, make_optimizer, set_lr
 from .plan import Plan
 from .scores import Evaluation
 from .split import Split
@@ -91,7 +93,6 @@ class Trainer:
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
-        self.optimizer = _optimizer(self.model, config)
         self.sampler = Sampler(
             [clip.n_frames for clip in train],
             config.train,
@@ -112,12 +113,12 @@ class Trainer:
         self._terms = Terms(device.torch)
         self._forced_sum = 0.0
         self._blended = False  # this epoch's weights are interpolated already
-        if config.runtime.compile == "on":
-            for name in ("encode", "step", "unroll"):
-                setattr(self.model, name, torch.compile(getattr(self.model, name)))
         self._kl_scale = kl_scale(model, config)
-        self._loss = Loss(self.model, config, device, self._split)
+        self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self._shared_loss = world.wrap(self._loss)
+        self._graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
+        self.optimizer = make_optimizer(self.model, config, self._graphs)
+        self._replayed = Replayed(self._update)
 
     @functools.cached_property
     def total_steps(self) -> int:
@@ -303,18 +304,20 @@ class Trainer:
 
     def _plan(self) -> Plan:
         plan = self._plan_at(self.step)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(plan.lr)
-            else:
-                group["lr"] = plan.lr
+        set_lr(self.optimizer, plan.lr)
         return plan
 
     def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
         """One optimiser step on this process's rows; returns ``TERMS`` on the device, not waited for."""
         parts = [self._loss.parts(batch, n, self.step, plan.forced) for n in range(self._split.accumulate)]
-        weight = plan.beta * self.config.kl.weight * self._kl_scale
-        terms, norm = self._update(parts, plan.forced, plan.tfr, weight)
+        numbers = (plan.tfr, plan.beta * self.config.kl.weight * self._kl_scale)
+        if self._graphs:  # what changes from step to step has to be read from the device
+            place = self.device.torch
+            terms, norm = self._replayed(
+                parts, plan.forced, *(torch.full((), n, device=place) for n in numbers)
+            )
+        else:
+            terms, norm = self._update(parts, plan.forced, *numbers)
         if self.average:
             self.average.update(self.model, self.step)
         return torch.cat((self.world.add(terms), norm))
@@ -372,7 +375,7 @@ class Trainer:
         self.model.load_state_dict(state["weights"])
         if self.average:
             self.average.model.load_state_dict(averaged)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self._agreed_seconds, self._lap = state["seconds"], 0.0
         self._agree_at, self._agreed = self.step, (self.step, time.perf_counter())
@@ -384,13 +387,3 @@ class Trainer:
 
 class _BrokenOffError(Exception):
     """Ends a validation that somebody asked to stop."""
-
-
-def _optimizer(model: VideoCVAE, config: RunConfig) -> torch.optim.Optimizer:
-    optim, parameters = config.optim, model.parameters()
-    if optim.name == "sgd":
-        return torch.optim.SGD(
-            parameters, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
-        )
-    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(parameters, optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ..objective import reconstruction, total_kl
 from ..schema import RunConfig
 from ..seeding import stream
 from .batches import Batch
+from .compiled import compiled
 from .device import Device
 from .split import Split
 from .unroll import Noise, draw_noise, unroll
@@ -31,11 +33,16 @@ class Loss(nn.Module):
     Args:
         model: on the device.
         split: of the global batch; gives the means their denominators.
+        total_steps: of the whole run.
     """
 
-    def __init__(self, model: VideoCVAE, config: RunConfig, device: Device, split: Split) -> None:
+    def __init__(
+        self, model: VideoCVAE, config: RunConfig, device: Device, split: Split, total_steps: int
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model = model  # as a part of this module, for its parameters
+        # Not as another part: it is the same model.
+        self._run = functools.partial(unroll, compiled(model, config.runtime, device, total_steps))
         self._config, self._device, self._split = config, device, split
 
     def forward(
@@ -99,7 +106,8 @@ class Loss(nn.Module):
 
     def _unroll(self, part: Part, forced: Sequence[bool], ratio: float | Tensor, posterior: bool) -> Step:
         n_past, forcing = self._config.data.n_past, self._config.teacher_forcing
-        return unroll(self.model, part.batch, n_past, forcing, forced, ratio, part.noise, posterior)
+        keep = self._config.train.kept_steps
+        return self._run(part.batch, n_past, forcing, forced, ratio, part.noise, posterior, keep)
 
 
 def kl_scale(model: VideoCVAE, config: RunConfig) -> float:

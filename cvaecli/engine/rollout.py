@@ -64,12 +64,13 @@ def rollout(
         For each piece its predictions ``[B, k, C, H, W]``, float32, not clamped. How the conditions
         are cut into pieces does not change them.
     """
+    model = device.for_inference(model)
     with torch.inference_mode(), device.autocast():
         state = model.start(past, past_condition)
     x, first = past[:, -1], 0
     for piece in conditions:
         K = piece.shape[1]
-        drawn = [n.to(past.device) for n in noise(first, K)]
+        drawn = [n.to(past.device, non_blocking=True) for n in noise(first, K)]
         with torch.inference_mode(), device.autocast():
             steps, state = predict(model, state, x, piece, drawn)
         predicted = steps.x_hat.float()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from ..models.base import Features, State, Step, VideoCVAE, join_steps, slice_time, stack_steps
 from ..schema import TeacherForcingConfig
 from .batches import Batch
+from .recompute import recomputed
+
+T = TypeVar("T")
 
 
 class Noise(NamedTuple):
@@ -64,6 +67,7 @@ def unroll(
     ratio: float | Tensor,
     drawn: Noise,
     posterior: bool,
+    kept_steps: int | None = None,
 ) -> Step:
     """The K = T - n_past predicted frames of a batch, and the past ones of a burn-in before them.
 
@@ -77,54 +81,85 @@ def unroll(
         ratio: teacher-forcing ratio, the share of the true frame in a blend.
         drawn: the noise behind z and of the feedback, see ``draw_noise``.
         posterior: z from the posterior, or as in prediction from the prior.
+        kept_steps: ``train.kept_steps``.
     """
     frames, condition, P = batch.frames, batch.condition, n_past
+
+    def run(function: Callable[..., T], *arguments: Any) -> T:
+        return recomputed(model, function, *arguments) if kept_steps else function(*arguments)
+
     noise = [n[:, P - 1 :] for n in drawn.z]
-    features = model.encode(condition[:, P:], frames[:, P:] if posterior else None)
+    features = run(model.encode, condition[:, P:], frames[:, P:] if posterior else None)
     given, state = model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn.z])
-    if model.parallel or (forcing and all(forced) and forcing.mode == "replace"):
-        steps: Step = model.unroll(state, frames[:, P - 1 : -1], features, noise, posterior)[0]
-    else:
-        assert forcing is not None
-        fed = _Feed(forcing, ratio)
-        steps = _free_running(
-            model, state, frames[:, P - 1 :], features, noise, drawn.fed, forced, fed, posterior
-        )
-    if given is None:
-        return steps
-    # On the prior there is no KL term, and so none for the steps between past frames either.
-    return join_steps(given if posterior else given._replace(q=()), steps)
+    parts = [] if given is None else [given]
+    if given is not None and not posterior:
+        # On the prior there is no KL term, and so none for the steps between past frames either.
+        parts = [given._replace(q=())]
+    together = model.parallel or bool(forcing and all(forced) and forcing.mode == "replace")
+    x, K = frames[:, P - 1], len(forced)
+    for first in range(0, K, kept_steps or K):
+        these = slice(first, min(first + (kept_steps or K), K))
+        some, some_noise = slice_time(features, these), [n[:, these] for n in noise]
+        true = frames[:, P - 1 + these.start : P + these.stop]  # those steps' inputs, and one more
+        if together:
+            steps, state = run(model.unroll, state, true[:, :-1], some, some_noise, posterior)
+        else:
+            assert forcing is not None
+            feed = _Feed(forcing, ratio, forced[these.start + 1 :], drawn.fed[these])
+            steps, state, x = run(_free_running, model, state, x, true, some, some_noise, feed, posterior)
+        parts.append(steps)
+    return join_steps(parts)
 
 
 def _free_running(
     model: VideoCVAE,
     state: State,
-    frames: Tensor,
+    x: Tensor,
+    true: Tensor,
     features: Features,
     noise: Sequence[Tensor],
-    fed_noise: Sequence[Tensor | None],
-    forced: Sequence[bool],
     feed: _Feed,
     posterior: bool,
-) -> Step:
-    """Step by step; ``frames [B, 1 + K, ...]`` are true."""
-    x, steps = frames[:, 0], []
-    for k in range(frames.shape[1] - 1):
+) -> tuple[Step, State, Tensor]:
+    """K steps, one by one.
+
+    Args:
+        x: what the first one is fed.
+        true: ``[B, K + 1, C, H, W]``, the true frames before each step and after the last.
+
+    Returns:
+        The steps, the state after them, and what the next step is fed.
+    """
+    steps = []
+    for k in range(true.shape[1] - 1):
         step, state = model.step(state, x, slice_time(features, k), [n[:, k] for n in noise], posterior)
         steps.append(step)
-        if k + 1 < len(forced):
-            x = feed(step.x_hat.float(), frames[:, k + 1], forced[k + 1], fed_noise[k])
-    return stack_steps(steps)
+        x = feed(k, step.x_hat.float(), true[:, k + 1])
+    return stack_steps(steps), state, x
 
 
 class _Feed:
-    """The next step's input: the true frame, a blend of both, or the prediction."""
+    """The next step's input: the true frame, a blend of both, or the prediction.
 
-    def __init__(self, forcing: TeacherForcingConfig, ratio: float | Tensor) -> None:
-        self._forcing, self._ratio = forcing, ratio
+    Args:
+        forced: for each step from the second of a stretch on, whether its input is teacher-forced.
+        noise: added to these inputs.
+    """
 
-    def __call__(self, x_hat: Tensor, x: Tensor, is_forced: bool, noise: Tensor | None) -> Tensor:
-        forcing = self._forcing
+    def __init__(
+        self,
+        forcing: TeacherForcingConfig,
+        ratio: float | Tensor,
+        forced: Sequence[bool],
+        noise: Sequence[Tensor | None],
+    ) -> None:
+        self._forcing, self._ratio, self._forced, self._noise = forcing, ratio, forced, noise
+
+    def __call__(self, k: int, x_hat: Tensor, x: Tensor) -> Tensor:
+        """What the step after step ``k`` is fed; after the last of all, whatever."""
+        if k == len(self._forced):
+            return x_hat
+        forcing, is_forced, noise = self._forcing, self._forced[k], self._noise[k]
         if is_forced and forcing.mode == "replace":
             return x
         if forcing.detach == "on" or (forcing.detach == "unforced" and not is_forced):

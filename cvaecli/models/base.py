@@ -148,18 +148,21 @@ def slice_time(features: Features, k: int | slice) -> Features:
     return {name: value[:, k] for name, value in features.items()}
 
 
-def join_steps(first: Step, second: Step) -> Step:
-    """Steps ``[B, J, ...]`` and ``[B, K, ...]`` one after the other: ``[B, J + K, ...]``."""
+def join_steps(parts: Sequence[Step]) -> Step:
+    """Stretches of steps ``[B, K_1, ...]``, ``[B, K_2, ...]``... one after the other."""
+    if len(parts) == 1:
+        return parts[0]
 
-    def join(pairs: Iterable[tuple[Gaussian, Gaussian]]) -> tuple[Gaussian, ...]:
+    def join(levels: Iterable[tuple[Gaussian, ...]]) -> tuple[Gaussian, ...]:
         return tuple(
-            Gaussian(torch.cat((a.mu, b.mu), 1), torch.cat((a.logvar, b.logvar), 1)) for a, b in pairs
+            Gaussian(torch.cat([g.mu for g in level], 1), torch.cat([g.logvar for g in level], 1))
+            for level in zip(*levels, strict=True)
         )
 
     return Step(
-        torch.cat((first.x_hat, second.x_hat), 1),
-        join(zip(first.q, second.q, strict=True)),
-        join(zip(first.p, second.p, strict=True)),
+        torch.cat([part.x_hat for part in parts], 1),
+        join(part.q for part in parts),
+        join(part.p for part in parts),
     )
 
 

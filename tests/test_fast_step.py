@@ -1,0 +1,214 @@
+"""Faster or leaner ways to make a training step: each must make the same step as the plain one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import BASE, CPU, SIZES, make_clip, make_config, make_trainer, run_events
+
+from cvaecli import config as configs
+from cvaecli import models
+from cvaecli.data.clip import Clip
+from cvaecli.engine.compiled import WORTH_IT, compiled
+from cvaecli.engine.device import Device
+from cvaecli.engine.fit import StepEvent, Trainer
+from cvaecli.engine.graph import WARM_UP, Replayed
+from cvaecli.engine.optimizer import load_state, make_optimizer, set_lr
+from cvaecli.schema import RunConfig, RuntimeConfig
+
+ROBOT = {
+    "name": "svg",
+    "backbone": "dcgan",
+    "width": 4,
+    "g_dim": 4,
+    "z_dim": 2,
+    "rnn_size": 4,
+    "levels": [1],
+    "conditional_conv": True,
+}
+FORCED = {"ratio": 1.0}
+FREE = {"ratio": 0.0, "noise": 0.1}
+
+
+def robot_clip(frames: int = 9) -> Clip:
+    picture = make_clip(frames, "r", size=16).frames
+    generator = torch.Generator().manual_seed(0)
+    return Clip("r", picture, torch.randn(frames, 7, generator=generator).numpy())
+
+
+def trainer(family: str, forcing: dict[str, Any], **sections: dict[str, Any]) -> Trainer:
+    """With SGD, which does not blow the rounding of a gradient near 0 up as Adam does."""
+    sections["optim"] = {"name": "sgd", "lr": 0.01, "schedule": "constant", **sections.get("optim", {})}
+    train = {
+        "window": 8,
+        "batch_size": 2,
+        "log_every": 1,
+        "epochs": 8,
+        "steps_per_epoch": 3,
+        **sections.pop("train", {}),
+    }
+    if family == "pose":
+        data, model = {"height": 8, "width": 8}, {**SIZES, "output": "sigmoid"}
+        clips = [make_clip(17, "a")]
+    else:
+        data = {"height": 16, "width": 16, "kind": "robot", "n_past": 2, "n_future": 4}
+        model, clips = ROBOT, [robot_clip(16)]
+    raw = {**BASE, **sections, "train": train, "model": model, "data": data, "teacher_forcing": forcing}
+    config = configs.from_dict(raw)
+    torch.manual_seed(0)
+    built = models.load(config.model_name)(config.model, clips[0].condition.shape[1:])
+    return Trainer(built, config, CPU, clips, [])
+
+
+def losses(trained: Trainer, steps: int = 4) -> list[float]:
+    events = trained.events()
+    made = []
+    while len(made) < steps:
+        event = next(events)
+        if isinstance(event, StepEvent):
+            assert event.terms is not None
+            made.append(event.terms["loss"])
+    return made
+
+
+def assert_same_state(one: Trainer, other: Trainer, statistics: bool = True) -> None:
+    for (name, a), b in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
+        if not statistics and ("running" in name or "tracked" in name):
+            continue
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("forcing", [FORCED, FREE], ids=["forced", "free"])
+@pytest.mark.parametrize("family", ["pose", "robot"])
+@pytest.mark.parametrize("kept", [1, 3, 100])
+def test_kept_steps_change_memory_only(family: str, forcing: dict[str, Any], kept: int) -> None:
+    """Losses, weights and the statistics of batch norm, which must not be counted twice; but a robot's
+    forced stretches each encode their first frame, which the stretch before has encoded as a target."""
+    plain = trainer(family, forcing)
+    lean = trainer(family, forcing, train={"kept_steps": kept})
+    torch.testing.assert_close(losses(lean), losses(plain), rtol=1e-5, atol=1e-7)
+    assert_same_state(lean, plain, statistics=(family, forcing) != ("robot", FORCED) or kept == 100)
+
+
+def test_kept_steps_keep_less() -> None:
+    """What autograd holds between the passes, in values."""
+
+    def held(kept: int | None) -> int:
+        trained, total = trainer("pose", FREE, train={"kept_steps": kept}), 0
+
+        def pack(values: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += values.numel()
+            return values
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
+            backward, torch.Tensor.backward = torch.Tensor.backward, lambda self: None  # type: ignore[method-assign,assignment]
+            try:
+                next(trained.events())
+            finally:
+                torch.Tensor.backward = backward  # type: ignore[method-assign]
+        return total
+
+    assert held(1) < 0.2 * held(None)
+
+
+class Results(list[Any]):
+    """Filled by every replay, as a recording's outputs are."""
+
+
+def call_again(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """Like a CUDA graph: nothing is computed before the first replay, and a replay sees nothing new but
+    what was copied into the arguments it was recorded with."""
+    results = Results()
+
+    def replay() -> None:
+        results[:] = function()
+
+    return replay, results
+
+
+@pytest.mark.parametrize(
+    "forcing",
+    [FORCED, {"ratio": 0.7, "coin": "batch", "mode": "blend"}, FREE],
+    ids=["forced", "blend", "free"],
+)
+def test_replayed_steps_are_the_plain_ones(forcing: dict[str, Any]) -> None:
+    """With a beta and a learning rate that change at every step."""
+    schedules = {"kl": {"schedule": "cyclical", "cycles": 2}, "optim": {"schedule": "cosine"}}
+    plain, replayed = (trainer("pose", forcing, **schedules) for _ in range(2))
+    replayed._replayed, replayed._graphs = Replayed(replayed._update, call_again), True
+    steps = 2 * WARM_UP + 3
+    torch.testing.assert_close(losses(replayed, steps), losses(plain, steps), rtol=1e-5, atol=1e-7)
+    assert_same_state(replayed, plain)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("forcing", [FORCED, FREE], ids=["forced", "free"])
+@pytest.mark.parametrize("family", ["pose", "robot"])
+def test_graphs_on_cuda_make_the_plain_steps(
+    family: str, forcing: dict[str, Any], optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "CPU", Device(torch.device("cuda", 0), False))
+    runtime = {"device": "cuda", "precision": "fp32"}
+    plain, graphs = (
+        trainer(family, forcing, optim={"name": optimizer}, runtime={**runtime, "graphs": wanted})
+        for wanted in (False, True)
+    )
+    steps = 2 * WARM_UP + 3
+    torch.testing.assert_close(losses(graphs, steps), losses(plain, steps), rtol=1e-3, atol=1e-5)
+    assert graphs._replayed._recordings
+
+
+def test_auto_compiles_where_it_pays() -> None:
+    model = make_trainer().model
+    cpu, cuda = Device(torch.device("cpu"), False), Device(torch.device("cuda"), False)
+    auto = RuntimeConfig(compile="auto")
+    assert compiled(model, auto, cpu, WORTH_IT) is model
+    assert compiled(model, auto, cuda, WORTH_IT - 1) is model
+    assert compiled(model, auto, cuda, WORTH_IT) is not model
+    assert compiled(model, RuntimeConfig(compile="off"), cuda, WORTH_IT) is model
+    assert compiled(model, RuntimeConfig(compile="on"), cpu, 1) is not model
+
+
+def config_with(optimizer: str) -> RunConfig:
+    return make_config(optim={"name": optimizer})
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_loaded_state_keeps_this_devices_settings(name: str) -> None:
+    """A run on CUDA has its learning rate on the device and counts there; a CPU goes on without."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = make_optimizer(model, config_with(name), graphs=False)  # type: ignore[arg-type]
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0].update(lr=torch.tensor(0.5), capturable=True)
+    load_state(optimizer, saved)
+    assert optimizer.param_groups[0]["lr"] == 0.5 and isinstance(optimizer.param_groups[0]["lr"], float)
+    set_lr(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    optimizer.step()  # would refuse to be capturable on a CPU
+
+
+def test_inference_in_bf16_gives_the_same_numbers() -> None:
+    """Weights cast once, or at every step by autocast."""
+    device = Device(torch.device("cpu"), True)
+    model = device.place(make_trainer().model).eval()
+    ready = device.for_inference(model)
+    assert ready is not model and next(model.parameters()).dtype == torch.float32
+    condition, frame = torch.rand(1, 2, 3, 8, 8), torch.rand(1, 2, 3, 8, 8)
+    noise = [torch.randn(1, 2, 4, 8, 8)]
+    with torch.inference_mode(), device.autocast():
+        one, other = (m.unroll((), frame, m.encode(condition), noise, False)[0].x_hat for m in (model, ready))
+    assert torch.equal(one, other)
+    assert CPU.for_inference(model) is model
+
+
+def test_a_run_with_little_memory_ends_like_any_other() -> None:
+    steps, epochs = run_events(make_trainer(make_config(train={"kept_steps": 2})))
+    assert epochs[-1].evaluation is not None and len(steps) > 2
