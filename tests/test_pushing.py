@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cvaecli.cli import app
 from cvaecli.data import check, load, pushing
 from cvaecli.data.clip import Clip
 from cvaecli.data.tabletop import world
@@ -106,6 +108,29 @@ def test_noise_scales_the_spread() -> None:
     assert 0.001 < spread(0.2) < spread(1)
 
 
+def test_a_straying_arm_is_beside_where_it_is_sent() -> None:
+    seeds = [[0, 0, i] for i in range(200)]
+    sent, one, two = (world.simulate(seeds, 14, 1, *rest) for rest in ((0,), (0, 0.05), (1, 0.05)))
+    assert (sent.hands == sent.positions).all(), "by default it goes exactly there"
+    for made in (one, two):
+        assert (made.actions == sent.actions).all() and (made.positions == sent.positions).all()
+        assert (made.hands[..., 2] == sent.hands[..., 2]).all(), "never in height"
+    error = (one.hands - one.positions)[..., :2]
+    assert error.std(0) == pytest.approx(0.05, rel=0.25), "of one size from the first frame to the last"
+    memory = (error[:, 1:] * error[:, :-1]).mean() / error.var()
+    assert memory == pytest.approx(world.MEMORY, abs=0.05)
+    other = (two.hands - two.positions)[..., :2]
+    assert abs((error * other).mean()) < 0.1 * error.var(), "another variant, other errors"
+    assert not np.allclose(one.places[:, -1], sent.places[:, -1]), "what it pushes goes elsewhere"
+
+
+def test_a_straying_arm_is_seen_where_it_is_and_told_where_it_was_sent() -> None:
+    sent, strayed = (pushing.generate(32, 32, train=1, val=1, test=4, stray=s)["test"] for s in (0, 0.1))
+    for a, b in zip(sent, strayed, strict=True):
+        assert (a.condition == b.condition).all()
+        assert (psnr(a.frames, b.frames) < 35).all()
+
+
 def test_slips_have_the_size_that_is_written() -> None:
     """One struck object, alone: the speed right after a first touch, across the push."""
     deviations = np.random.default_rng(0).normal(size=(400, 2, world.OBJECTS, 2))
@@ -119,7 +144,15 @@ def test_slips_have_the_size_that_is_written() -> None:
     positions = np.tile([0.5 - 0.08 - 0.064, 0.5, 0.03], (count, 2, 1))
     turns, kinds = np.zeros((count, 2, world.OBJECTS)), np.zeros((count, world.OBJECTS), int)
     table = world.World(
-        actions, positions, actions[..., 3], places, turns, radii, kinds, np.zeros(turns.shape, bool)
+        actions,
+        positions,
+        actions[..., 3],
+        places,
+        turns,
+        radii,
+        kinds,
+        np.zeros(turns.shape, bool),
+        np.zeros_like(positions),
     )
     world._push(table, deviations)
     assert made.slips.dtype == bool
@@ -198,3 +231,14 @@ def test_load_without_a_root() -> None:
     }
     assert load(None, kind="robot", height=16, width=16).fingerprint == data.fingerprint
     assert load(None, kind="robot", height=16, width=16, seed=1).fingerprint != data.fingerprint
+
+
+def test_the_command_writes_a_straying_arm(tmp_path: Path) -> None:
+    command = ["data", "synth", str(tmp_path / "s"), "--kind", "robot", "--height", "16", "--width", "16"]
+    command += ["--train-clips", "1", "--test-clips", "1", "--noise", "0", "--stray", "0.1", "--quiet"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    made = load(tmp_path / "s", kind="robot", height=16, width=16, need=("train", "val", "test"))
+    expected = pushing.generate(16, 16, train=1, val=1, test=1, noise=0, stray=0.1)
+    assert same({k: list(v) for k, v in made.splits.items()}, expected)
+    refused = CliRunner().invoke(app, ["data", "synth", str(tmp_path / "d"), "--stray", "0.1"])
+    assert refused.exit_code == 2 and "--stray" in refused.stderr

@@ -40,7 +40,7 @@ def annealed(total: int, cycles: int, ratio: float) -> list[float]:
 def test_the_families_configs_are_all_here() -> None:
     reports = {f"reports/robot-annealed{kind}" for kind in ("", "-monotonic")}
     reports |= {f"reports/robot-tf1{kind}" for kind in ("", "-cyclical", "-learned-prior")}
-    assert set(ROBOT) == {"robot", "quickstart-robot", *reports}
+    assert set(ROBOT) == {"robot", "quickstart-robot", "robot-futures", *reports}
     assert {name for name in NAMES if name.startswith("reports/robot-")} == reports
 
 
@@ -110,8 +110,10 @@ def test_kinds_of_a_report_differ_in_one_thing() -> None:
         assert without(f"reports/{name}", section) == without(f"reports/{other}", section)
 
 
-def test_quickstarts_kl_is_on_the_reconstructions_scale() -> None:
-    run = config.load("quickstart-robot")
+@pytest.mark.parametrize("name", ["quickstart-robot", "robot-futures"])
+def test_kl_is_on_the_reconstructions_scale(name: str) -> None:
+    run = config.load(name)
+    assert run.train.recon == "optimal_sigma" and run.train.time_reduction == "mean"
     assert run.kl.weight == pytest.approx(1 / (3 * run.data.height * run.data.width), rel=1e-4)
 
 

@@ -476,7 +476,7 @@ def test_join_steps() -> None:
         Step(x[:, s], (Gaussian(z[:, s], -z[:, s]),), (Gaussian(2 * z[:, s], z[:, s]),))
         for s in (slice(0, 2), slice(2, 5))
     ]
-    whole = join_steps(*parts)
+    whole = join_steps(parts)
     assert_close(whole, Step(x, (Gaussian(z, -z),), (Gaussian(2 * z, z),)))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UserError
 from .common import AsJson, Debug, terminal
 
 
@@ -20,6 +21,8 @@ class Kind(StrEnum):
     beta = "beta"
     tfr = "tfr"
     kl = "kl"
+    samples = "samples"
+    compare = "compare"
     all = "all"
 
 
@@ -28,7 +31,8 @@ def plot(
         Kind,
         typer.Argument(
             help="psnr: per frame. epochs: validation PSNR per epoch with tfr and beta. "
-            "loss, beta, tfr, kl: over training. all: every figure."
+            "loss, beta, tfr, kl: over training. all: every one of these. samples: several futures of one "
+            "clip beside the truth. compare: settings over seeds, with a table."
         ),
     ],
     runs: Annotated[
@@ -36,6 +40,14 @@ def plot(
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="x.png, x.pdf or x.svg; in the run's plots/ when left out.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test, of psnr, samples and compare. (samples: test)")
+    ] = None,
+    sequence: Annotated[int, typer.Option(min=0, help="Of samples: which clip of the split.")] = 0,
+    samples: Annotated[int, typer.Option(min=2, help="Of samples: how many futures.")] = 16,
+    label: Annotated[
+        list[str] | None, typer.Option(help="A run's name in the figure; once for each run.")
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -48,9 +60,19 @@ def plot(
         from .. import plots
         from ..run import find
 
+        if label and kind == Kind.compare:
+            raise UserError(
+                "--label: compare names settings by what differs in their configs", "leave it out"
+            )
         specs: list[str | None] = [*runs] if runs else [None]
+        if kind == Kind.samples:
+            from ..api.futures import futures
+
+            split = split or "test"
+            for spec in specs:
+                futures(spec, split=split, sequence=sequence, samples=samples, reporter=console)
         folders = [find(spec)[0].path for spec in specs]
-        written = plots.plot(kind.value, folders, out)
+        written = plots.plot(kind.value, folders, out, labels=label or None, split=split)
         if as_json:
             console.data({"written": [str(path) for path in written]})
         else:

@@ -2,8 +2,9 @@
 
 For everyone without data of their own, drawn, not recorded, so the same for the same seed. Frame and
 objects are driven by the numbers that BAIR robot pushing has: the action (dx, dy, dz, gripper) and the
-end-effector position (x, y, z). The arm does exactly what they say. Objects are pushed with contact and
-friction, and slip by chance when they are first touched: see `tabletop.world` for where and how much.
+end-effector position (x, y, z). The arm does exactly what they say, unless it is told to stray. Objects are
+pushed with contact and friction, and slip by chance when they are first touched: see `tabletop.world` for
+where and how much.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def generate(
     test: int = COUNTS["test"],
     noise: float = 1.0,
     variant: int = 0,
+    stray: float = 0.0,
 ) -> dict[str, list[Clip]]:
     """Draw the whole set.
 
@@ -52,9 +54,12 @@ def generate(
         seed: seeds starts, actions and slips; table and arm are always the same.
         frames: frames a trajectory, at least 2.
         train, val, test: trajectories in these splits, at least 1.
-        noise: factor on the randomness; 0: start and actions determine everything. Starts and actions
-            do not depend on it.
-        variant: another number, other slips: another future of the same starts and actions.
+        noise: factor on the objects' slips; with 0, and no stray, start and actions determine everything.
+            Starts and actions do not depend on it.
+        variant: another number, other slips and errors of the arm: another future of the same starts and
+            actions.
+        stray: how far the arm goes astray, in x and in y: standard deviation in table widths. Actions and
+            positions are then what it was sent.
 
     Returns:
         Splits ``train``, ``val`` and ``test``. Clips are named ``train/0`` and so on; frames are uint8
@@ -64,7 +69,9 @@ def generate(
     Raises:
         UserError: an argument is out of range.
     """
-    drawn = _draw(height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant)
+    drawn = _draw(
+        height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant, stray
+    )
     return {
         split: [
             Clip(f"{split}/{i}", pixels, driving(actions, positions))
@@ -79,7 +86,14 @@ Item = tuple[npt.NDArray[np.uint8], Floats, Floats]
 
 
 def _draw(
-    height: int, width: int, seed: int, frames: int, counts: dict[str, int], noise: float, variant: int
+    height: int,
+    width: int,
+    seed: int,
+    frames: int,
+    counts: dict[str, int],
+    noise: float,
+    variant: int,
+    stray: float,
 ) -> dict[str, list[Item]]:
     for name, value, least in (
         ("height", height, 16),
@@ -88,6 +102,7 @@ def _draw(
         *((split, count, 1) for split, count in counts.items()),
         ("noise", noise, 0),
         ("variant", variant, 0),
+        ("stray", stray, 0),
     ):
         if not value >= least:
             raise UserError(f"{name} is {value}", f"the synthetic set needs at least {least}")
@@ -98,7 +113,7 @@ def _draw(
         items = splits[split] = []
         for start in range(0, count, BATCH):
             seeds = [[seed, number, i] for i in range(start, min(start + BATCH, count))]
-            made = world.simulate(seeds, frames, noise, variant)
+            made = world.simulate(seeds, frames, noise, variant, stray)
             for i in range(len(seeds)):
                 pixels = paint.pictures(made, i, ground, scale)
                 items.append(
@@ -120,6 +135,7 @@ def write(
     test: int = COUNTS["test"],
     noise: float = 1.0,
     variant: int = 0,
+    stray: float = 0.0,
 ) -> None:
     """Write the set as a folder in a robot layout; other arguments as for ``generate``.
 
@@ -138,7 +154,9 @@ def write(
         raise UserError(
             f"height is {height} and width is {width}", "pictures in TFRecords must be square, as BAIR's are"
         )
-    splits = _draw(height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant)
+    splits = _draw(
+        height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant, stray
+    )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         # A folder inside it, because the temporary one is open to its owner only.

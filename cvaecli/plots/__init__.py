@@ -22,11 +22,15 @@ from matplotlib.lines import Line2D
 from ..errors import UserError
 from ..media import replacing
 from . import figures
+from .compare import compare_figure, write_tables
 from .figures import Request, Run
 from .psnr import psnr_figure
+from .samples import samples_figure
 from .tables import AbsentError, Array
 
 KINDS = ("loss", "psnr", "epochs", "beta", "tfr", "kl")
+"""Figures that any run allows, which ``all`` draws."""
+SPECIAL = ("samples", "compare")
 FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -49,15 +53,20 @@ def plot(
     epochs   validation PSNR against epoch, above beta and teacher-forcing ratio
     beta     KL weight; tfr: teacher-forcing ratio; kl: KL in nats per frame. Against epoch, or
              against step where beta (tfr) moves within an epoch and all runs have a steps.csv
+    samples  several futures of one clip beside the truth, and how far they differ; from the files of
+             ``api.futures``
+    compare  settings over seeds: runs that differ only in seed make one line, with its spread. Writes a
+             table (.md, a row a setting; .csv, a row a run) beside the figure
     ======== ====================================================================================
 
     Args:
-        kind: one of ``KINDS``, or ``all``.
+        kind: one of ``KINDS`` or ``SPECIAL``, or ``all``, which means ``KINDS``.
         runs: run folders; several make one comparison figure.
         out: .png (300 dpi), .pdf or .svg; or a folder. Default: ``RUN/plots/KIND.png``, for several runs
             ``plots/KIND-A-vs-B.png`` beside the first.
         labels: one a run; default: the folder's name, in comparisons with its KL schedule.
-        split: of ``psnr``; default: val, else a split that all runs were evaluated on.
+        split: of ``psnr`` and ``compare``; default: val, else a split that all runs were evaluated on. Of
+            ``samples``; default: that of the last sampled clip.
         log: logarithmic y axis of ``loss`` and ``kl``; default: where the values span a factor of 10.
 
     Returns:
@@ -66,11 +75,12 @@ def plot(
     Raises:
         UserError: unknown kind or suffix, a missing file, or a damaged one (with its line number).
     """
-    if kind not in (*KINDS, "all"):
-        raise UserError(f"unknown plot {kind!r}", f"one of {', '.join((*KINDS, 'all'))}")
+    if kind not in (*KINDS, *SPECIAL, "all"):
+        raise UserError(f"unknown plot {kind!r}", f"one of {', '.join((*KINDS, *SPECIAL, 'all'))}")
     request = Request(_runs(runs, labels), split, log)
     if kind != "all":
-        return [_draw(kind, request, _target(kind, request.runs, out))]
+        path = _draw(kind, request, _target(kind, request.runs, out))
+        return [path, *(write_tables(request, path) if kind == "compare" else [])]
     if out is not None and Path(out).suffix and not Path(out).is_dir():
         raise UserError(f"{out}: `all` makes several figures", "give a folder")
     paths, absent = [], []
@@ -331,4 +341,6 @@ _DRAWERS: dict[str, Callable[[Request], Figure]] = {
     "beta": _schedule("beta", "KL weight β"),
     "tfr": _schedule("tfr", "teacher-forcing ratio"),
     "kl": _kl,
+    "samples": samples_figure,
+    "compare": compare_figure,
 }

@@ -58,8 +58,8 @@ def psnr_figure(request: Request) -> Figure:
         AbsentError: a run has no per_frame.csv of the split.
         UserError: a damaged file.
     """
-    split = request.split or _common_split(request.runs)
-    tables = [_per_frame(run, split) for run in request.runs]
+    split = request.split or common_split(request.runs)
+    tables = [per_frame(run, split) for run in request.runs]
     figure, [axes] = figures.new_figure(3.2)
     handles = []
     for run, table in zip(request.runs, tables, strict=True):
@@ -74,7 +74,7 @@ def psnr_figure(request: Request) -> Figure:
         handles += [_psnr_line(axes, tables[0], *curve) for curve in _BASELINES]
     axes.set_ylabel("PSNR (dB)")
     figures.x_axis(axes, "frame")
-    title = _protocols(request.runs, split, tables)
+    title = protocols(request.runs, split, tables)
     title = f"{request.title}: {title}" if request.title else title
     figures.legend(figure, [handle for handle in handles if handle is not None], title)
     return figure
@@ -83,10 +83,10 @@ def psnr_figure(request: Request) -> Figure:
 def _band(axes: Axes, table: dict[str, Array], run: Run) -> None:
     """From the worst to the best sample, mean over clips; for one sample from the worst to the best clip."""
     colour = run.colour
-    frames, low, _, high = _over_clips(table, "psnr")
+    frames, low, _, high = over_clips(table, "psnr")
     if np.isfinite(table["psnr_worst"]).all() and not np.allclose(table["psnr_worst"], table["psnr"]):
         colour = figures.COLOURS[2]
-        low, high = _over_clips(table, "psnr_worst")[2], _over_clips(table, "psnr_best")[2]
+        low, high = over_clips(table, "psnr_worst")[2], over_clips(table, "psnr_best")[2]
     if (high > low).any():
         axes.fill_between(frames, low, high, color=colour, alpha=0.15, linewidth=0)
 
@@ -100,26 +100,26 @@ def _psnr_line(
         column in ("psnr_best", "psnr_worst") and np.allclose(values, table["psnr"])
     ):
         return None
-    frames, _, mean, _ = _over_clips(table, column)
+    frames, _, mean, _ = over_clips(table, column)
     label = f"{label} (mean {_data_set_mean(table, column):.2f} dB)"
     return figures.line(axes, frames, mean, label=label, **style)
 
 
-def _per_frame(run: Run, split: str) -> dict[str, Array]:
+def per_frame(run: Run, split: str) -> dict[str, Array]:
     optional = ["psnr_one_step", "psnr_best", "psnr_worst", "repeat_last_past", "mean_frame"]
     path = run.folder / "eval" / split / "per_frame.csv"
     remedy = f"run `cvae validate {run.folder}` first"
     return read_table(path, ["frame", "psnr"], optional, text="clip", remedy=remedy)
 
 
-def _common_split(runs: Sequence[Run]) -> str:
+def common_split(runs: Sequence[Run]) -> str:
     """val if all runs have it, else another that they share; val too where none is, for the message."""
     have = [{path.parent.name for path in run.folder.glob("eval/*/per_frame.csv")} for run in runs]
     shared = sorted(set.intersection(*have))
     return "val" if "val" in shared or not shared else shared[0]
 
 
-def _over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Array, Array]:
+def over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Array, Array]:
     """(frame numbers, lowest, mean, highest over the clips that reach the frame), each ``[frames]``."""
     known = np.isfinite(table[column])
     values = table[column][known]
@@ -147,7 +147,7 @@ def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:
     )
 
 
-def _protocols(runs: Sequence[Run], split: str, tables: Sequence[dict[str, Array]]) -> str:
+def protocols(runs: Sequence[Run], split: str, tables: Sequence[dict[str, Array]]) -> str:
     """What was measured and how, in a line; where runs were not measured alike, what differs."""
     found = [_protocol(run, split) for run in runs]
     protocol, table = found[0], tables[0]

@@ -351,7 +351,7 @@ def pictures(world: World, index: int, ground: Floats, scale: int) -> npt.NDArra
                 float(world.radii[index, k]),
                 int(world.kinds[index, k]),
             )
-    _paint_arm(canvas, world.positions[index], world.grips[index])
+    _paint_arm(canvas, world.hands[index], world.grips[index])
     h, w = ground.shape[1] // scale, ground.shape[2] // scale
     # Rows, then columns: adding slices is far quicker than `mean` over two short axes.
     rows = canvas.pixels.reshape(frames, 3, h, scale, w * scale)

@@ -6,6 +6,8 @@ towards the viewer, z up. Axes: N trajectories, T frames, K objects.
 What is random and what is not:
 
 - the arm goes exactly where the actions say: position[t + 1] = position[t] + action[t, :3];
+- **unless it is told to stray**: then actions and positions are what it was sent, and the gripper is beside
+  that by a sideways error that comes and goes by chance, from the first frame on (`simulate`'s ``stray``);
 - objects are pushed, push each other, slide on with Coulomb friction and stop, all without chance;
 - **except once for each contact**: in the moment in which the gripper begins to touch an object, the
   object slips. It gets a sideways speed of ``SLIP`` and a turning speed of ``TWIST`` times a normal random
@@ -27,6 +29,9 @@ SLIP = 0.045
 TWIST = 0.35
 """Standard deviation of the turning speed at a first touch, radians a frame."""
 
+MEMORY = 0.7
+"""How much of a straying arm's error is left a frame later."""
+
 OBJECTS = 4
 SUBSTEPS = 6
 LOW = 0.1
@@ -47,13 +52,14 @@ class World:
 
     Attributes:
         actions: ``[N, T, 4]``: dx, dy, dz to the next frame, and the gripper then, 0 open to 1 closed.
-        positions: ``[N, T, 3]`` of the gripper: x, y, z.
+        positions: ``[N, T, 3]``: where the gripper is sent: x, y, z.
         grips: ``[N, T]``: the gripper.
         places: ``[N, T, K, 2]`` of the objects' centres.
         turns: ``[N, T, K]``, radians.
         radii: ``[N, K]``; 0 where there is no such object.
         kinds: ``[N, K]``, whole numbers that choose shape, texture and colour.
         slips: ``[N, T, K]``: whether the object slipped on the way to the frame.
+        strays: ``[N, T, 3]``: how far the gripper is from where it is sent.
     """
 
     actions: Array
@@ -64,16 +70,23 @@ class World:
     radii: Array
     kinds: npt.NDArray[np.int64]
     slips: Mask
+    strays: Array
+
+    @property
+    def hands(self) -> Array:
+        """``[N, T, 3]``: where the gripper is."""
+        return self.positions + self.strays
 
 
-def simulate(seeds: list[list[int]], frames: int, noise: float, variant: int) -> World:
+def simulate(seeds: list[list[int]], frames: int, noise: float, variant: int, stray: float = 0.0) -> World:
     """One trajectory a seed.
 
     Args:
         seeds: of the starts and actions, one list of whole numbers each.
         frames: T.
-        noise: factor on ``SLIP`` and ``TWIST``; 0: all is determined by start and actions.
-        variant: another number, other slips for the same starts and actions.
+        noise: factor on ``SLIP`` and ``TWIST``; with 0, and no stray, start and actions determine all.
+        variant: another number, other slips and errors of the arm for the same starts and actions.
+        stray: standard deviation of the arm's error in x and in y, table widths.
     """
     starts = [_start(np.random.default_rng(seed), frames) for seed in seeds]
     path, places, turns, radii, kinds = (np.stack(part) for part in zip(*starts, strict=True))
@@ -86,6 +99,7 @@ def simulate(seeds: list[list[int]], frames: int, noise: float, variant: int) ->
         radii,
         kinds,
         np.zeros((*turns.shape[:1], frames, OBJECTS), bool),
+        stray * np.stack([_errors(np.random.default_rng([*seed, 2, variant]), frames) for seed in seeds]),
     )
     draws = [np.random.default_rng([*seed, 1, variant]).normal(size=(frames, OBJECTS, 2)) for seed in seeds]
     _push(world, noise * np.stack(draws))
@@ -150,6 +164,18 @@ def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
     return np.stack(rows)
 
 
+def _errors(rng: np.random.Generator, frames: int) -> Array:
+    """A straying arm's error ``[T, 3]``, in standard deviations; a frame keeps ``MEMORY`` of the one before.
+
+    None in height: the arm would touch things that it is sent over.
+    """
+    fresh = rng.normal(size=(frames, 3)) * [1, 1, 0]
+    errors = fresh.copy()
+    for t in range(1, frames):
+        errors[t] = MEMORY * errors[t - 1] + np.sqrt(1 - MEMORY**2) * fresh[t]
+    return errors
+
+
 # -- pushing -------------------------------------------------------------------------------------------
 
 
@@ -165,9 +191,9 @@ def _push(world: World, chance: Array) -> None:
     touched = np.zeros(turns.shape, bool)
     there = world.radii > 0
     for t in range(world.places.shape[1] - 1):
-        move = world.actions[:, t, None, :3]
+        move = (world.actions[:, t, :3] + world.strays[:, t + 1] - world.strays[:, t])[:, None]
         for substep in range(SUBSTEPS):
-            hand = world.positions[:, t, None] + move * (substep + 1) / SUBSTEPS
+            hand = world.hands[:, t, None] + move * (substep + 1) / SUBSTEPS
             normal, distance = _between(hand[..., :2], places)
             gap = distance - world.radii - reach(world.actions[:, t, 3])[:, None]
             touch = there & (hand[..., 2] < LOW) & (gap < 0)

@@ -1,0 +1,79 @@
+"""`cvae plot samples` from end to end: futures of a trained model are those that its validation scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cvaecli import api, checkpoint
+from cvaecli import config as configs
+from cvaecli.api.futures import futures
+from cvaecli.cli import app
+from cvaecli.data import pushing
+from cvaecli.errors import UserError
+
+RAW: dict[str, Any] = {
+    "data": {"kind": "robot", "height": 32, "width": 32, "n_future": 5},
+    "model": {
+        **{"name": "svg", "backbone": "dcgan", "width": 4, "norm": "group", "g_dim": 8, "z_dim": 4},
+        **{"rnn_size": 8, "conditional_conv": True, "conditional_z": True},
+    },
+    "train": {"epochs": 1, "steps_per_epoch": 2, "window": 7, "batch_size": 2},
+    "teacher_forcing": {"ratio": 1.0},
+    "runtime": {"device": "cpu", "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("futures")
+    pushing.write(home / "set", 32, 32, frames=8, train=2, val=2, test=2, stray=0.05)
+    config = configs.from_dict(RAW, [f"data.root={home / 'set'}"])
+    path: Path = api.train(config, name="a", runs=home / "runs").path
+    # Hardly trained, z says nothing yet: let it scale what is drawn.
+    best = path / "checkpoints" / "best.pt"
+    saved = checkpoint.load(best)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in saved["model"].items():
+        if name.endswith("modulate.weight"):
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    torch.save(saved, best)
+    return path
+
+
+def test_samples_are_those_of_the_validation(trained: Path) -> None:
+    made = futures(trained, split="test", sequence=1, samples=3)
+    with np.load(made) as file:
+        truth, drawn, first = file["truth"], file["samples"], int(file["first"])
+    assert truth.shape == (7, 32, 32, 3) and drawn.shape == (3, 5, 32, 32, 3) and first == 2
+    mse = ((drawn / 255.0 - truth[first:] / 255.0) ** 2).mean((-3, -2, -1))
+    psnr = (-10 * np.log10(mse)).mean(1)
+    scored = api.validate(trained, ["eval.samples=3"], split="test")
+    assert psnr.mean() == pytest.approx(scored["clips"][1]["psnr"], abs=0.02)
+    assert psnr.max() - psnr.min() > 0.01, "and they differ"
+    again = futures(trained, split="test", sequence=1, samples=2)
+    with np.load(again) as file:
+        assert (file["samples"] == drawn[:2]).all(), "a sample does not depend on how many there are"
+
+
+def test_a_clip_that_is_not_there(trained: Path) -> None:
+    with pytest.raises(UserError, match="--sequence 2: test has 2 sequences"):
+        futures(trained, split="test", sequence=2)
+
+
+def test_the_command_draws_them(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    command = ["plot", "samples", str(trained), "--sequence", "1", "--samples", "2", "--split", "val"]
+    done = CliRunner().invoke(app, [*command, "--label", "mine", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"written": [str(out)]} and out.stat().st_size > 10_000
+    with np.load(trained / "predictions" / "val-1-futures.npz") as file:
+        assert len(file["samples"]) == 2
+    done = CliRunner().invoke(app, ["plot", "compare", str(trained), "--label", "mine"])
+    assert done.exit_code == 2 and "--label" in done.stderr
