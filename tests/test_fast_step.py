@@ -18,6 +18,7 @@ from cvaecli.engine.device import Device
 from cvaecli.engine.fit import StepEvent, Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.engine.optimizer import load_state, make_optimizer, set_lr
+from cvaecli.models.layers import GatedFeedForward, join_time, split_time
 from cvaecli.schema import RunConfig, RuntimeConfig
 
 ROBOT = {
@@ -212,3 +213,26 @@ def test_inference_in_bf16_gives_the_same_numbers() -> None:
 def test_a_run_with_little_memory_ends_like_any_other() -> None:
     steps, epochs = run_events(make_trainer(make_config(train={"kept_steps": 2})))
     assert epochs[-1].evaluation is not None and len(steps) > 2
+
+
+def test_gradients_of_the_gated_layer() -> None:
+    """Written out by hand, against autograd of the formula and against finite differences."""
+    layer = GatedFeedForward(3).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.double, requires_grad=True)
+    a, b = layer.conv(x).chunk(2, 1)
+    expected = x + layer.conv_out(a * torch.nn.functional.leaky_relu(b, 0.1))
+    inputs = (x, *layer.parameters())
+    torch.testing.assert_close(layer(x), expected)
+    weights = torch.randn_like(expected)
+    grads = [torch.autograd.grad((y * weights).sum(), inputs) for y in (layer(x), expected)]
+    torch.testing.assert_close(grads[0], grads[1])
+    assert torch.autograd.gradcheck(layer, (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_joined_maps_stay_channels_last() -> None:
+    parts = [torch.randn(2 * k, 3, 4, 4).to(memory_format=torch.channels_last) for k in (1, 2)]
+    joined = join_time([split_time(part, (2, -1)) for part in parts])
+    assert torch.equal(joined, torch.cat([split_time(part, (2, -1)) for part in parts], 1))
+    assert joined.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)

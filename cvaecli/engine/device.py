@@ -17,7 +17,7 @@ from ..schema import RuntimeConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h; a threshold of -1 is "never"
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h; a threshold of -1 is "never"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _keep_freed_memory() -> None:
     if libc != "glibc" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return
     mallopt = ctypes.CDLL(None).mallopt
-    for option, value in ((_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, -1)):
+    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         mallopt(option, value)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from .device import Device
 
@@ -62,6 +61,8 @@ def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations of the convolutions, matrix products and attentions of one call, forward
     and backward; everything elementwise is left out. Compiled code escapes the count.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # late: it imports a compiler
+
     backward = {torch.ops.aten.convolution_backward: _convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=backward) as counter:
         work()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+GATE_SLOPE = 0.1
+"""Of the leaky ReLU in `GatedFeedForward`."""
 
 
 class ResidualBlock(nn.Module):
@@ -45,14 +48,8 @@ class DepthConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W] -> [N, out, H, W]``."""
-        h, depth = self.conv1(x), self.depth_conv
-        parts = (h, depth.weight.to(h.dtype), _bias(depth).to(h.dtype))
-        y: Tensor = pointwise_of(self.conv2, _depth_wise, *parts) + self.adaptor(x)
+        y: Tensor = self.conv2(self.depth_conv(self.conv1(x))) + self.adaptor(x)
         return y
-
-
-def _depth_wise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.conv2d(x, weight, bias, padding=1, groups=len(weight))
 
 
 class GatedFeedForward(nn.Module):
@@ -68,11 +65,52 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W] -> [N, C, H, W]``."""
+        weights = [part.to(x.dtype) for part in (self.conv.weight, _bias(self.conv))]
         # Two convolutions, not one and its halves: channels-last halves have gaps between their pixels,
         # and elementwise kernels on a CPU are ten times slower across gaps.
-        (w_a, w_b), (b_a, b_b) = self.conv.weight.chunk(2), _bias(self.conv).chunk(2)
-        gate = F.leaky_relu(F.conv2d(x, w_b, b_b), 0.1, inplace=True)
-        return x + pointwise_of(self.conv_out, torch.mul, F.conv2d(x, w_a, b_a), gate)
+        (w_a, w_b), (b_a, b_b) = (part.chunk(2) for part in weights)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            gate = F.leaky_relu(F.conv2d(x, w_b, b_b), GATE_SLOPE, inplace=True)
+            return x + self.conv_out(F.conv2d(x, w_a, b_a) * gate)  # type: ignore[no-any-return]
+        out = self.conv_out.weight.to(x.dtype), _bias(self.conv_out).to(x.dtype)
+        y: Tensor = _Gated.apply(x, w_a, b_a, w_b, b_b, *out)
+        return x + y
+
+
+class _Gated(torch.autograd.Function):
+    """``W_out(W_a x * leaky_relu(W_b x))`` for training: keeps what the backward pass cannot do without (not
+    the product of the halves) and writes gradients over what is no longer needed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w_a: Tensor, b_a: Tensor, w_b: Tensor, b_b: Tensor, w: Tensor, b: Tensor
+    ) -> Tensor:
+        value = F.conv2d(x, w_a, b_a)
+        gate = F.leaky_relu(F.conv2d(x, w_b, b_b), GATE_SLOPE, inplace=True)
+        ctx.save_for_backward(x, value, gate, w_a, w_b, w)
+        return F.conv2d(value * gate, w, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        x, value, gate, w_a, w_b, w = ctx.saved_tensors
+        product = value * gate
+        d_product, d_w, d_b = _pointwise_backward(dy, product, w)
+        d_value = torch.mul(d_product, gate, out=product)
+        d_gate = d_product.mul_(value)
+        torch.ops.aten.leaky_relu_backward.grad_input(d_gate, gate, GATE_SLOPE, True, grad_input=d_gate)
+        dx, d_w_a, d_b_a = _pointwise_backward(d_value, x, w_a)
+        dx_b, d_w_b, d_b_b = _pointwise_backward(d_gate, x, w_b)
+        return dx.add_(dx_b), d_w_a, d_b_a, d_w_b, d_b_b, d_w, d_b
+
+
+def _pointwise_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a 1x1 convolution's input, weight and bias."""
+    one, zero, all_three = [1, 1], [0, 0], [True] * 3
+    dx, d_weight, d_bias = torch.ops.aten.convolution_backward(
+        dy, x, weight, [len(weight)], one, zero, one, False, zero, 1, all_three
+    )
+    return dx, d_weight, d_bias
 
 
 class DepthConvBlock(nn.Module):
@@ -90,46 +128,6 @@ class DepthConvBlock(nn.Module):
         """``[N, in, H, W] -> [N, out, H, W]``."""
         y: Tensor = self.block(x)
         return y
-
-
-class _PointwiseOf(torch.autograd.Function):
-    """See ``pointwise_of``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, inner: Callable[..., Tensor], weight: Tensor, bias: Tensor, *inputs: Tensor
-    ) -> Tensor:
-        ctx.inner = inner
-        ctx.save_for_backward(weight, *inputs)
-        return F.conv2d(inner(*inputs), weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *inputs = ctx.saved_tensors
-        leaves = [part.detach().requires_grad_() for part in inputs]
-        with torch.enable_grad():
-            x = ctx.inner(*leaves)
-        dx, d_weight, d_bias = torch.ops.aten.convolution_backward(
-            dy, x.detach(), weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3
-        )
-        return None, d_weight, d_bias, *torch.autograd.grad(x, leaves, dx)
-
-
-def pointwise_of(conv: nn.Conv2d, inner: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """``conv(inner(*inputs))`` of a 1x1 convolution; the backward pass computes ``inner`` again.
-
-    For a cheap ``inner``, whose result then need not be kept: with two of these a `DepthConvBlock` keeps a
-    quarter less.
-
-    Args:
-        inner: of tensors alone, all of one type, and differentiable in each of them.
-    """
-    weight, bias = (part.to(inputs[0].dtype) for part in (conv.weight, _bias(conv)))
-    if torch.compiler.is_compiling():
-        return F.conv2d(inner(*inputs), weight, bias)
-    y: Tensor = _PointwiseOf.apply(inner, weight, bias, *inputs)
-    return y
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
@@ -235,3 +233,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 def split_time(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``[B * K, ...] -> [B, K, ...]`` for shape (B, K), a view; ``flatten(0, 1)`` is the way back."""
     return x.view(*shape, *x.shape[1:])
+
+
+def join_time(parts: Sequence[Tensor]) -> Tensor:
+    """Maps ``[B, K_1, C, H, W]``, ``[B, K_2, C, H, W]``... one after the other.
+
+    Channels-last in memory: ``torch.cat`` would make five dimensions contiguous, and all after it slower.
+    """
+    return torch.cat([part.movedim(2, -1) for part in parts], 1).movedim(-1, 2)

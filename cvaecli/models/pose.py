@@ -27,6 +27,7 @@ from .layers import (
     ResidualBlock,
     at_least_float32,
     batch_norm_per_step,
+    join_time,
     split_time,
 )
 
@@ -134,7 +135,7 @@ class PoseCVAE(VideoCVAE):
         if follows(x_prev, features.get("x")):
             # The targets' features serve again as the inputs of the next steps.
             first = self.frame_transformation(x_prev[:, 0])
-            frame = torch.cat((first[:, None], features["frame"][:, :-1]), 1)
+            frame = join_time((first[:, None], features["frame"][:, :-1]))
         else:
             frame = split_time(self.frame_transformation(x_prev.flatten(0, 1)), x_prev.shape[:2])
 
@@ -151,7 +152,9 @@ class PoseCVAE(VideoCVAE):
             fed = self.config.posterior == "fed"
             level = self._posterior(frame, label) if fed else Gaussian(features["mu"], features["logvar"])
             q, z = (level,), level.sample(z)
-        fused = self.Decoder_Fusion(torch.cat((frame, label, z.to(frame.dtype)), dim=1))
+        # One contiguous part would make all of them contiguous.
+        z = z.to(frame.dtype).contiguous(memory_format=torch.channels_last)
+        fused = self.Decoder_Fusion(torch.cat((frame, label, z), dim=1))
         x_hat = at_least_float32(self.Generator(fused))
         if self.config.output == "sigmoid":
             x_hat = torch.sigmoid(x_hat)

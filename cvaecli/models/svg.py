@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
-from .layers import at_least_float32, several_processes, split_time
+from .layers import at_least_float32, join_time, several_processes, split_time
 from .svg_backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
 from .svg_recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
 
@@ -278,7 +278,7 @@ class SVG(VideoCVAE):
             return self._see(x_prev)
         h, maps = self._see(x_prev[:, :1])
         known = [features[f"map{s}"][:, :-1] for s in range(len(self.levels))]
-        together = [torch.cat((m, k), 1) for m, k in zip(maps, known, strict=False)]
+        together = [join_time(pair) for pair in zip(maps, known, strict=False)]
         return torch.cat((h, features["h"][:, :-1]), 1), together
 
     def _burn_in(
