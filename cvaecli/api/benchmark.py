@@ -23,7 +23,7 @@ from ..reporter import Advance, Reporter, Silent
 from ..run import describe_environment
 from ..schema import RunConfig
 from .joining import load_data
-from .training import _trainer
+from .training import build_trainer
 
 WARM_UP = 2
 """Steps after the first one that are not timed."""
@@ -119,7 +119,7 @@ def first_epoch(config: RunConfig, steps: int) -> RunConfig:
 
 def new_trainer(config: RunConfig, steps: int, data: VideoData, device: Device) -> Trainer:
     """The trainer of a run that would start now, good for so many steps (see ``first_epoch``)."""
-    return _trainer(first_epoch(config, steps), data, device, Silent())
+    return build_trainer(first_epoch(config, steps), data, device, Silent())
 
 
 def _time_steps(events: Iterator[Event], steps: int, device: Device, advance: Advance) -> float:
@@ -177,7 +177,8 @@ def clip_rollout(
 
     pieces = (load(clip.condition[numbers[k : k + chunk]]) for k in range(0, frames, chunk))
     noise = prior_noise(model, names, size, prior=config.eval.prior, seed=config.seed, n_past=P)
-    return rollout(model, load(clip.frames[:P]), load(clip.condition[:P]), pieces, noise, device)
+    ready = device.for_inference(model)
+    return rollout(ready, load(clip.frames[:P]), load(clip.condition[:P]), pieces, noise, device)
 
 
 def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> dict[str, float]:

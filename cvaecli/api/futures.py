@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .. import metrics
-from ..data.clip import Clip
-from ..engine.batches import to_float
-from ..engine.device import Device
 from ..engine.evaluate import predicted_frames
-from ..engine.rollout import prior_noise, rollout
 from ..errors import UserError
 from ..media import replacing
-from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
-from ..schema import RunConfig
 from .joining import RUNS, load_data, open_run
+from .streaming import Video, predicted
 
 
 def futures(
@@ -59,34 +52,11 @@ def futures(
     drawn = []
     with reporter.task(f"Sampling futures of {clip.name}") as advance:
         for sample in range(samples):
-            drawn.append(_future(model, clip, K, config, device, sample))
+            _given, *pieces = predicted(model, [Video(clip, P + K, sample)], config, device)
+            drawn.append(np.concatenate(pieces, 1)[0])
             advance(sample + 1, samples)
     path = home.path / "predictions" / f"{split}-{sequence}-futures.npz"
     truth = np.moveaxis(np.array(clip.frames[: P + K]), 1, -1)
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, truth=truth, samples=np.stack(drawn), first=P)
     return path
-
-
-def _future(
-    model: VideoCVAE, clip: Clip, count: int, config: RunConfig, device: Device, sample: int
-) -> np.ndarray:
-    """The frames after the given ones, uint8 ``[count, H, W, 3]``."""
-    P, end, chunk = config.data.n_past, config.data.n_past + count, config.eval.chunk
-
-    def load(array: np.ndarray, first: int, last: int) -> torch.Tensor:
-        return to_float(torch.from_numpy(np.array(array[first:last])).to(device.torch))[None]
-
-    noise = prior_noise(
-        model,
-        [clip.name],
-        (clip.frames.shape[2], clip.frames.shape[3]),
-        prior=config.eval.prior,
-        seed=config.seed,
-        n_past=P,
-        sample=sample,
-    )
-    conditions = (load(clip.condition, k, min(k + chunk, end)) for k in range(P, end, chunk))
-    pieces = rollout(model, load(clip.frames, 0, P), load(clip.condition, 0, P), conditions, noise, device)
-    x_hat = metrics.shown(torch.cat([piece[0] for piece in pieces]))
-    return x_hat.mul(255).round().byte().movedim(1, -1).cpu().numpy()

@@ -124,7 +124,8 @@ def open_run(
     device = prepare(config.runtime)
     model = build_model(config, _condition_shape(saved, config))
     model.load_state_dict(saved["model"])
-    return Opened(home, path, config, device.place(model).eval(), device, saved)
+    model = device.for_inference(device.place(model).eval())
+    return Opened(home, path, config, model, device, saved)
 
 
 def _condition_shape(saved: Mapping[str, Any], config: RunConfig) -> list[int]:

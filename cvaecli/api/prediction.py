@@ -16,6 +16,7 @@ from .. import media, panels
 from .. import submission as submissions
 from ..background import Consumer
 from ..data.clip import Clip, VideoData
+from ..engine.evaluate import neighbours
 from ..errors import UserError
 from ..panels import Frame
 from ..reporter import Reporter, Silent
@@ -81,22 +82,11 @@ def predict(
         row += n
     save = functools.partial(media.write, fps=fps, scale=scale)
     with submissions.opened(submission, data.frame_size) if submission else nullcontext() as csv:
-        for group in _groups(orders, config.eval.batch_size):
+        for group in neighbours(orders, lambda order: order.video.frames, config.eval.batch_size):
             stream = predicted(model, [order.video for order in group], config, device)
             _write(group, stream, save, csv, reporter)
     files = [order.path for order in orders if order.path is not None]
     return files if submission is None else [*files, submission]
-
-
-def _groups(orders: Sequence[_Order], size: int) -> Iterator[list[_Order]]:
-    """Neighbours of equal length, at most ``size`` together."""
-    group: list[_Order] = []
-    for order in orders:
-        if group and (len(group) == size or order.video.frames != group[0].video.frames):
-            yield group
-            group = []
-        group.append(order)
-    yield group
 
 
 def _write(

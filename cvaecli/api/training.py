@@ -14,6 +14,7 @@ from .. import checkpoint as checkpoints
 from ..config import load
 from ..data.clip import VideoData
 from ..data.robot import condition_stats
+from ..engine import measure
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, World, join
 from ..engine.fit import Trainer
@@ -140,13 +141,13 @@ def _prepared(
                 f"was {saved['data_fingerprint']})",
                 "restore them, or start a new run",
             )
-        trainer = _trainer(config, data, device, reporter, saved is None, world)
+        trainer = build_trainer(config, data, device, reporter, saved is None, world)
         if saved is not None:
             trainer.load_state_dict(saved["trainer"], saved["model"])
     return data, trainer
 
 
-def _trainer(
+def build_trainer(
     config: RunConfig,
     data: VideoData,
     device: Device,
@@ -154,8 +155,12 @@ def _trainer(
     fresh: bool = True,
     world: World = ALONE,
 ) -> Trainer:
-    """``fresh``: tell the model its data's statistics and start from ``train.init``, whose statistics then
-    hold, for its weights know no others. A resumed training has both in its checkpoint."""
+    """A fresh model and what trains it.
+
+    Args:
+        fresh: tell the model its data's statistics and start from ``train.init``, whose statistics then
+            hold, for its weights know no others. A resumed training has both in its checkpoint.
+    """
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
     if fresh and train_clips[0].condition.ndim == 2:
@@ -203,18 +208,5 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
         "estimated_minutes": round(seconds * steps / 60, 1),
-        "peak_memory_gb": round(_peak_memory(device) / 1e9, 2),
+        "peak_memory_gb": round(measure.peak_memory(device) / 1e9, 2),
     }
-
-
-def _peak_memory(device: Device) -> float:
-    """Bytes: of the accelerator, or of this process."""
-    if device.torch.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device.torch))
-    try:
-        import resource
-        import sys
-    except ImportError:  # not a POSIX system
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)

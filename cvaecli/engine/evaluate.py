@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from .device import Device
 from .distributed import World
 from .rollout import Noise, prior_noise, rollout
 from .scores import ClipScore, Evaluation
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` in frames, each counted once a pass (rollouts, one step, posterior)."""
@@ -67,10 +71,11 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for group in _groups(usable, n_past, n_future, config.batch_size):
+        ready = device.for_inference(model)
+        for group in neighbours(usable, lambda c: predicted_frames(c, n_past, n_future), config.batch_size):
             n = predicted_frames(group[0], n_past, n_future)
             scores += _Group(
-                model, group, device, config, n_past, n, seed, recon, with_ssim, advance
+                ready, group, device, config, n_past, n, seed, recon, with_ssim, advance
             ).scores()
     finally:
         model.train(was_training)
@@ -90,17 +95,11 @@ def together(mine: Evaluation, world: World) -> Evaluation | None:
     return Evaluation([parts[k % world.size][k // world.size] for k in range(sum(map(len, parts)))])
 
 
-def _groups(clips: Sequence[Clip], n_past: int, n_future: int | None, size: int) -> Iterator[list[Clip]]:
+def neighbours(items: Iterable[T], length: Callable[[T], int], size: int) -> Iterator[list[T]]:
     """Neighbours of equal length, at most ``size`` together."""
-    group: list[Clip] = []
-    for clip in clips:
-        n = predicted_frames(clip, n_past, n_future)
-        if group and (len(group) == size or predicted_frames(group[0], n_past, n_future) != n):
-            yield group
-            group = []
-        group.append(clip)
-    if group:
-        yield group
+    for _, alike in itertools.groupby(items, length):
+        run = list(alike)
+        yield from (run[k : k + size] for k in range(0, len(run), size))
 
 
 class _Group:

@@ -53,7 +53,7 @@ def rollout(
     """Predict from the model's own predictions.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; `Device.for_inference` spares it a cast of its weights at every step.
         past: true frames ``[B, n_past, C, H, W]`` on the device.
         past_condition: their conditions ``[B, n_past, ...]``.
         conditions: conditions of the steps to predict in pieces ``[B, k, ...]`` of any size; may be
@@ -64,7 +64,6 @@ def rollout(
         For each piece its predictions ``[B, k, C, H, W]``, float32, not clamped. How the conditions
         are cut into pieces does not change them.
     """
-    model = device.for_inference(model)
     with torch.inference_mode(), device.autocast():
         state = model.start(past, past_condition)
     x, first = past[:, -1], 0
