@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 
 from cvaecli.errors import UserError
 from cvaecli.models.anchored import AnchoredConfig, AnchoredCVAE
-from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE, label_features
+from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE, SelfAttention, label_features
 from cvaecli.objective import kl_divergence, reconstruction
 
 SMALL: dict[str, Any] = {"widths": [16, 16, 32], "encoder_blocks": [0, 1, 1], "decoder_blocks": [1, 0]}
@@ -97,11 +98,13 @@ def test_one_row_equals_two(kind: type[ReferenceCVAE]) -> None:
     torch.testing.assert_close(both.x_hat[:1], alone.x_hat, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("patch", [1, 2, 3])
 @pytest.mark.parametrize("size", [(12, 20), (13, 22), (66, 64), (8, 8), (9, 31)])
-def test_any_frame_size(size: tuple[int, int]) -> None:
-    step = run(build(), inputs(1, *size), posterior=True)
+def test_any_frame_size_and_patch(size: tuple[int, int], patch: int) -> None:
+    model = build(patch=patch)
+    step = run(model, inputs(1, *size), posterior=True)
     assert step.x_hat.shape == (1, K, 3, *size)
-    assert step.q[0].mu.shape[2:] == build().noise_shapes(size)[0]
+    assert step.q[0].mu.shape[2:] == model.noise_shapes(size)[0]
     assert float(step.x_hat.detach().min()) > 0 and float(step.x_hat.detach().max()) < 1
 
 
@@ -134,6 +137,48 @@ def test_the_posterior_sees_the_target_and_the_prior_does_not() -> None:
     one, two = run(model, data, True), run(model, other, True)
     assert not torch.equal(one.q[0].mu, two.q[0].mu)
     assert torch.equal(one.p[0].mu, two.p[0].mu)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_the_shares_of_the_stem_add_up_to_it(patch: int) -> None:
+    model, data = build(AnchoredCVAE, patch=patch), inputs(2, 8 * patch, 16 * patch)
+    past, label = data["past"][:, 0], data["past_condition"][:, 0]
+    target, x_prev = data["condition"][:, 0], data["x_prev"][:, 0]
+    parts = past * 2 - 1, label_features(label), label_features(target), x_prev * 2 - 1
+    _, seen = model.start(data["past"], data["past_condition"])
+    features = {name: value[:, 0] for name, value in model.encode(data["condition"]).items()}
+    torch.testing.assert_close(model._join(seen, x_prev, features), model.stem(torch.cat(parts, 1)))
+
+
+def test_every_pixel_of_a_patch_is_its_own() -> None:
+    model, data = build(patch=2), inputs()
+    with torch.no_grad():
+        model.out.weight.zero_()
+        model.out.bias.copy_(torch.linspace(-1, 1, 16))
+        model.out.bias[-4:] = -20.0  # nothing of the reference
+    cell = run(model, data, False).x_hat[0, 0, :, :2, :2]
+    assert len(cell.unique()) == 12
+    model.out.bias.data[-4] = 20.0  # all of it, in a patch's first pixel
+    x_hat, past = run(model, data, False).x_hat, data["past"].expand(-1, K, -1, -1, -1)
+    torch.testing.assert_close(x_hat[..., ::2, ::2], past[..., ::2, ::2])
+    assert not torch.allclose(x_hat[..., 1::2, ::2], past[..., 1::2, ::2], atol=1e-3)
+
+
+def test_label_features_are_maxima_and_a_mean_of_them() -> None:
+    label = torch.rand(2, 3, 9, 13)
+    near = F.max_pool2d(1 - label, 3, 1, 1)
+    halo = F.avg_pool2d(F.max_pool2d(near, 5, 1, 2), 5, 1, 2)
+    torch.testing.assert_close(label_features(label), torch.cat((1 - label, near, halo), 1))
+
+
+@pytest.mark.parametrize("cells", [(3, 4), (20, 20)])
+def test_attention_is_the_same_in_training(cells: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(64), torch.randn(2, 64, *cells)
+    torch.nn.init.normal_(layer.out.weight, std=0.1)
+    with torch.no_grad():
+        alone = layer(x)
+    torch.testing.assert_close(layer(x.requires_grad_()), alone)
 
 
 def test_label_features_spread_thin_sticks() -> None:

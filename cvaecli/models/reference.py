@@ -5,6 +5,8 @@
   trained on them learns to copy; frames far apart force it to read the pose
 - U-Net over (reference frame, its label, target label), attention at the coarsest level, where a limb's
   old and new place are few cells apart; any frame size, padded to a multiple of the coarsest cell
+- its finest cells may be patches of pixels: most of the arithmetic of a U-Net is at full size otherwise
+- what the first layer makes of the reference is computed once a clip
 - gated output ``m * reference + (1 - m) * generated``: the still background is carried over
 - latent map at the coarsest level; prior learned from the condition or N(0, I)
 
@@ -14,6 +16,7 @@ Sohn et al. 2015.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -22,11 +25,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UserError
 from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
-from .layers import at_least_float32
+from .layers import at_least_float32, split_time
 
+FEW_CELLS = 256  # whose attention weights, for all pairs of cells, take little memory
 HEAD_WIDTH = 32  # channels of an attention head
 LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
 
@@ -37,6 +42,7 @@ class UNetConfig(ModelConfig):
     widths: list[int] = Field(
         default=[32, 64, 128, 256], min_length=2, description="channels of each level; each halves H and W"
     )
+    patch: int = Field(default=1, ge=1, description="side of the finest level's cells, in pixels")
     encoder_blocks: list[int] = Field(
         default=[0, 1, 2, 2], description="residual blocks of each level on the way down"
     )
@@ -90,9 +96,11 @@ class ReferenceCVAE(VideoCVAE):
                 f"model.name: reference needs label images as conditions, the data have {condition_shape}"
             )
         self.config = config
-        self.cell = 2 ** (len(config.widths) - 1)  # pixels of a coarsest cell's side
+        patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
         widths, label = config.widths, 3 * condition_shape[0]
-        self.stem = nn.Conv2d(3 + 2 * label + self.previous_channels, widths[0], 3, padding=1)
+        inputs = 3 + label, label, self.previous_channels
+        self.stem = nn.Conv2d(sum(inputs), widths[0], patch + 2, stride=patch, padding=1)
+        self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # their first channels in the stem
         self.encoder = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width, width) for _ in range(n)))
             for width, n in zip(widths, config.encoder_blocks, strict=True)
@@ -120,7 +128,7 @@ class ReferenceCVAE(VideoCVAE):
             for width, n in zip(widths[:-1], config.decoder_blocks, strict=True)
         )
         self.out_norm = group_norm(widths[0])
-        self.out = nn.Conv2d(widths[0], 4, 3, padding=1)
+        self.out = nn.Conv2d(widths[0], 4 * patch**2, 3, padding=1)
         with torch.no_grad():
             self.out.weight.mul_(0.1)  # start near a grey frame, half gated
 
@@ -129,28 +137,29 @@ class ReferenceCVAE(VideoCVAE):
         return [(self.config.z_dim, -(-size[0] // self.cell), -(-size[1] // self.cell))]
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """Nothing to do ahead: the U-Net reads the target label together with the reference."""
-        features = {"condition": condition}
-        return features if targets is None else {**features, "target": targets}
+        """What the stem makes of the labels, and the posterior's of the targets."""
+        features = {"label": condition} if targets is None else {"label": condition, "target": targets}
+        B_K = condition.shape[:2]
+        seen = {"label": self._see_label, "target": self._see_target}
+        return {name: split_time(seen[name](x.flatten(0, 1)), B_K) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """The reference: the last given frame and its label."""
-        return past[:, -1], condition[:, -1]
+        """The reference: the last given frame, and what the stem makes of it and its label."""
+        reference, label = self._pad(past[:, -1]), self._pad(condition[:, -1])
+        return past[:, -1], self._stem(torch.cat((reference * 2 - 1, label_features(label)), 1), 0)
 
     def step(
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
         """Predict one frame; ``x_prev`` is looked at only by models with ``previous_channels``."""
-        reference, label = state
-        size = reference.shape[-2:]
-        pictures = [self._pad(picture) for picture in (reference, label, features["condition"], x_prev)]
-        h, skips = self._down(*pictures)
+        reference, seen = state
+        h, skips = self._down(self._join(seen, x_prev, features))
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
         if posterior:
-            seen = self.posterior_stem(self._pad(features["target"]) * 2 - 1)
-            q = (self._gaussian(self.posterior(torch.cat((seen, h), 1))),)
+            q = (self._gaussian(self.posterior(torch.cat((features["target"], h), 1))),)
         z = (q[0] if posterior else p).sample(noise[0])
+        size = reference.shape[-2:]
         x_hat = self._up(h, z, skips, self._pad(reference))[..., : size[0], : size[1]]
         return Step(x_hat, q, (p,)), state
 
@@ -159,12 +168,16 @@ class ReferenceCVAE(VideoCVAE):
     ) -> tuple[Step, State]:
         """All K steps as one batch of B * K."""
         K = x_prev.shape[1]
-        repeated = tuple(part.repeat_interleave(K, 0) for part in state)
+        # A single clip's reference is not copied for every step.
+        repeated = tuple(part[:, None].expand(-1, K, -1, -1, -1).flatten(0, 1) for part in state)
+        if self.previous_channels:
+            features = {**features, "x_prev": x_prev}
 
         def draw(features: Features, noise: Sequence[Tensor]) -> Step:
-            return self.step(repeated, features["x_prev"], features, noise, posterior)[0]
+            fed = features.get("x_prev", repeated[0])
+            return self.step(repeated, fed, features, noise, posterior)[0]
 
-        return fold_time(draw, {**features, "x_prev": x_prev}, noise), state
+        return fold_time(draw, features, noise), state
 
     # --- parts ------------------------------------------------------------------------------------
 
@@ -173,14 +186,26 @@ class ReferenceCVAE(VideoCVAE):
         bottom, right = -H % self.cell, -W % self.cell
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
-    def _down(
-        self, reference: Tensor, label: Tensor, target_label: Tensor, previous: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _see_label(self, label: Tensor) -> Tensor:
+        return self._stem(label_features(self._pad(label)), self._label)
+
+    def _see_target(self, target: Tensor) -> Tensor:
+        seen: Tensor = self.posterior_stem(self._pad(target) * 2 - 1)
+        return seen
+
+    def _stem(self, picture: Tensor, first: int) -> Tensor:
+        """The stem's share of its input channels from the ``first`` one on; the shares add up to it."""
+        stem, picture = self.stem, picture.contiguous(memory_format=torch.channels_last)
+        weight = stem.weight[:, first : first + picture.shape[1]]
+        return F.conv2d(picture, weight, None if first else stem.bias, stem.stride, stem.padding)
+
+    def _join(self, seen: Tensor, x_prev: Tensor, features: Features) -> Tensor:
+        """The stem's output: the shares of the reference, the label, and of the previous frame."""
+        h = seen + features["label"]
+        return h + self._stem(self._pad(x_prev) * 2 - 1, self._previous) if self.previous_channels else h
+
+    def _down(self, h: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Coarsest features ``[B, C, H / cell, W / cell]`` and the skip maps, finest first."""
-        parts = [reference * 2 - 1, label_features(label), label_features(target_label)]
-        if self.previous_channels:
-            parts.append(previous * 2 - 1)
-        h = self.stem(torch.cat(parts, 1).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
             h = blocks(h)
@@ -195,10 +220,11 @@ class ReferenceCVAE(VideoCVAE):
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
-        out = at_least_float32(self.out(F.silu(self.out_norm(h))))
+        out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
+        out = at_least_float32(out)
         # Steeper sigmoids than the plain one: both reach their ends with small weights.
         generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
-        return gate * reference + (1 - gate) * generated
+        return torch.lerp(generated, reference, gate)
 
     def _prior(self, h: Tensor) -> Gaussian:
         if self.prior is not None:
@@ -218,9 +244,29 @@ def label_features(label: Tensor) -> Tensor:
     Thin sticks cover few pixels; the halos tell every pixel nearby which stick is close.
     """
     ink = 1.0 - label
-    near = F.max_pool2d(ink, 3, 1, 1)
-    halo = F.avg_pool2d(F.max_pool2d(near, 5, 1, 2), 5, 1, 2)
+    near = _max_of_3x3(ink)
+    halo = _mean_of_5x5(_max_of_3x3(_max_of_3x3(near)))
     return torch.cat((ink, near, halo), 1)
+
+
+# Maxima and means of shifted pictures: PyTorch's pooling takes 10 times as long on a CPU.
+
+
+def _max_of_3x3(x: Tensor) -> Tensor:
+    """Of pictures of no negative values, zeros around them."""
+    H, W = x.shape[-2:]
+    x = F.pad(x, (1, 1, 1, 1))
+    x = torch.maximum(torch.maximum(x[..., :W], x[..., 1 : W + 1]), x[..., 2:])
+    return torch.maximum(torch.maximum(x[..., :H, :], x[..., 1 : H + 1, :]), x[..., 2:, :])
+
+
+def _mean_of_5x5(x: Tensor) -> Tensor:
+    """With zeros around the picture."""
+    H, W = x.shape[-2:]
+    x = F.pad(x, (2, 2, 2, 2))
+    x = x[..., :W] + x[..., 1 : W + 1] + x[..., 2 : W + 2] + x[..., 3 : W + 3] + x[..., 4:]
+    x = x[..., :H, :] + x[..., 1 : H + 1, :] + x[..., 2 : H + 2, :] + x[..., 3 : H + 3, :] + x[..., 4:, :]
+    return x / 25
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -256,6 +302,14 @@ class ResidualBlock(nn.Module):
         return total
 
 
+def _attention_kernel(x: Tensor, cells: int) -> contextlib.AbstractContextManager[object]:
+    """PyTorch's choice, but for few cells in training on a CPU: there its fused backward takes 4 times as
+    long as plain matrix products."""
+    if x.device.type == "cpu" and x.requires_grad and cells <= FEW_CELLS:
+        return sdpa_kernel(SDPBackend.MATH)
+    return contextlib.nullcontext()
+
+
 class SelfAttention(nn.Module):
     """Attention over all cells (Vaswani et al. 2017); no position parameters, so any size works."""
 
@@ -273,7 +327,8 @@ class SelfAttention(nn.Module):
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).flatten(2).view(B, 3, self.heads, C // self.heads, H * W)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(B, C, H, W)
+        with _attention_kernel(x, H * W):
+            y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(B, C, H, W)
         mixed: Tensor = self.out(y.contiguous(memory_format=torch.channels_last))
         return x + mixed
 
