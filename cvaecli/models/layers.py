@@ -33,7 +33,8 @@ class ResidualBlock(nn.Module):
         # In place: the backward pass needs only the activation's result, so its input need not be kept.
         y = F.leaky_relu(self.conv1(x), inplace=True)
         y = F.leaky_relu(self.conv2(y), inplace=True)
-        return y + self.skip(x)  # type: ignore[no-any-return]
+        skipped: Tensor = self.skip(x)
+        return y + skipped if torch.is_grad_enabled() else y.add_(skipped)
 
 
 class DepthConv(nn.Module):
@@ -48,8 +49,8 @@ class DepthConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W] -> [N, out, H, W]``."""
-        y: Tensor = self.conv2(self.depth_conv(self.conv1(x))) + self.adaptor(x)
-        return y
+        y: Tensor = self.conv2(self.depth_conv(self.conv1(x)))
+        return y.add_(self.adaptor(x))  # in place: no gradient needs a convolution's result
 
 
 class GatedFeedForward(nn.Module):
@@ -71,10 +72,12 @@ class GatedFeedForward(nn.Module):
         (w_a, w_b), (b_a, b_b) = (part.chunk(2) for part in weights)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             gate = F.leaky_relu(F.conv2d(x, w_b, b_b), GATE_SLOPE, inplace=True)
-            return x + self.conv_out(F.conv2d(x, w_a, b_a) * gate)  # type: ignore[no-any-return]
+            value = F.conv2d(x, w_a, b_a)
+            product = value * gate if torch.is_grad_enabled() else value.mul_(gate)
+            return self.conv_out(product).add_(x)  # type: ignore[no-any-return]
         out = self.conv_out.weight.to(x.dtype), _bias(self.conv_out).to(x.dtype)
         y: Tensor = _Gated.apply(x, w_a, b_a, w_b, b_b, *out)
-        return x + y
+        return y.add_(x)
 
 
 class _Gated(torch.autograd.Function):
