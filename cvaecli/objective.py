@@ -51,5 +51,7 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 def total_kl(steps: Step) -> Tensor:
-    """KL of K steps summed over the latent levels, ``[B, K]`` nats."""
-    return torch.stack([kl_divergence(q, p) for q, p in zip(steps.q, steps.p, strict=True)]).sum(0)
+    """KL of K steps summed over the latent levels, ``[B, K]`` nats, of the rows that have a posterior."""
+    rows = len(steps.q[0].mu)
+    levels = zip(steps.q, steps.p, strict=True)
+    return torch.stack([kl_divergence(q, Gaussian(p.mu[:rows], p.logvar[:rows])) for q, p in levels]).sum(0)

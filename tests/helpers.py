@@ -35,11 +35,11 @@ BASE: dict[str, Any] = {
 }
 
 
-def make_config(*overrides: str, **sections: dict[str, Any]) -> RunConfig:
-    """The tiny config with some keys changed."""
+def make_config(*overrides: str, **sections: dict[str, Any] | None) -> RunConfig:
+    """The tiny config with some keys changed, and sections that are None left out."""
     raw = copy.deepcopy(BASE)
     for name, section in sections.items():
-        raw[name] = {**raw.get(name, {}), **section}
+        raw[name] = None if section is None else {**raw.get(name, {}), **section}
     return configs.from_dict(raw, overrides)
 
 
@@ -85,8 +85,8 @@ def run_events(trainer: Trainer) -> tuple[list[StepEvent], list[EpochEvent]]:
 def predicted(trainer: Trainer, batch: Batch) -> Step:
     """What the next training step predicts of a batch, z from the posterior."""
     plan = trainer._plan()
-    told, _ = trainer._loss.parts(batch, 0, trainer.step, plan.forced)
-    return trainer._loss._unroll(told, plan.forced, plan.tfr, posterior=True)
+    told, *_ = trainer._loss.parts(batch, 0, trainer.step, plan.forced)
+    return trainer._loss._unroll(told, plan.forced, plan.tfr)
 
 
 def write_set(root: Path, train: int = 20, val: int = 7, test: int = 2, size: int = 8) -> Path:

@@ -19,12 +19,15 @@ from helpers import (
 )
 from torch import Tensor, nn
 
+from cvaecli.api.joining import build_model
 from cvaecli.engine.averaging import WeightAverage, interpolate
 from cvaecli.engine.batches import Batch, batches
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
 from cvaecli.errors import CvaeError
+from cvaecli.models.anchored import AnchoredCVAE
 from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseCVAE
+from cvaecli.models.reference import ReferenceCVAE
 from cvaecli.schedules import learning_rate
 from cvaecli.schema import RunConfig
 
@@ -141,6 +144,37 @@ def test_a_share_of_the_batch_draws_z_from_the_prior() -> None:
     none, some = terms(0.0), terms(0.25)
     assert set(seen) == {(True, 3), (False, 1)}
     assert some["kl"] == pytest.approx(none["kl"], rel=0.2), "the mean over the rows that have a posterior"
+
+
+@pytest.mark.parametrize("kind", [ReferenceCVAE, AnchoredCVAE])
+def test_rows_with_and_without_a_posterior_in_one_pass_equal_two(
+    kind: type[ReferenceCVAE], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parallel = kind is ReferenceCVAE
+    settings = make_config(
+        f"model.name={'reference' if parallel else 'anchored'}",
+        *("model.widths=[16,16]", "model.encoder_blocks=[0,1]", "model.decoder_blocks=[0]"),
+        train={"batch_size": 8, "window": 2 if parallel else 4, "prior_share": 0.25},
+        teacher_forcing=None if parallel else {"ratio": 0.0, "noise": 0.1},
+    )
+
+    def step(mixes: bool) -> tuple[dict[str, float], torch.Tensor, list[int]]:
+        monkeypatch.setattr(kind, "mixes", mixes)
+        trainer = Trainer(build_model(settings, (3, 8, 8)), settings, CPU, [make_clip(24)], [])
+        rows: list[int] = []
+        with torch.no_grad():  # some weights start as zeros: give every one a say
+            for n, parameter in enumerate(trainer.model.parameters()):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n)))
+        trainer.model.middle.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))  # type: ignore[union-attr]
+        terms = first_step(trainer).terms
+        assert terms is not None
+        grads = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        return terms, torch.cat(grads), rows
+
+    (one, gradient, rows), (two, other, apart) = step(True), step(False)
+    assert set(rows) == {8} and set(apart) == {6, 2} and len(apart) == 2 * len(rows)
+    assert one == pytest.approx(two, rel=1e-5)
+    torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 def test_noise_falls_on_fed_back_frames_only() -> None:

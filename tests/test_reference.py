@@ -150,6 +150,17 @@ def test_the_shares_of_the_stem_add_up_to_it(patch: int) -> None:
     torch.testing.assert_close(model._join(seen, x_prev, features), model.stem(torch.cat(parts, 1)))
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_attention_at_the_coarsest_levels(levels: int) -> None:
+    model = build(attention_levels=levels)
+    cells: list[int] = []
+    for part in model.modules():
+        if isinstance(part, SelfAttention):
+            part.register_forward_hook(lambda _, args, __: cells.append(args[0].shape[2] * args[0].shape[3]))
+    run(model, inputs(1, 16, 16), False)
+    assert cells == [[16], [64, 16, 64], [256, 64, 16, 64, 256]][levels - 1]
+
+
 def test_every_pixel_of_a_patch_is_its_own() -> None:
     model, data = build(patch=2), inputs()
     with torch.no_grad():
@@ -207,6 +218,8 @@ def test_mistakes_are_told() -> None:
         ReferenceConfig(widths=[16, 24], encoder_blocks=[0, 0], decoder_blocks=[0])
     with pytest.raises(ValidationError, match="decoder_blocks"):
         ReferenceConfig(widths=[16, 32], encoder_blocks=[0, 0], decoder_blocks=[0, 1])
+    with pytest.raises(ValidationError, match="attention_levels: there are 2 levels"):
+        ReferenceConfig(widths=[16, 32], encoder_blocks=[0, 0], decoder_blocks=[0], attention_levels=3)
 
 
 def test_a_pair_can_be_learned_by_heart() -> None:

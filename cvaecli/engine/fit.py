@@ -324,7 +324,7 @@ class Trainer:
 
     def _update(
         self,
-        parts: Sequence[tuple[Part, Part | None]],
+        parts: Sequence[Sequence[Part]],
         forced: Sequence[bool],
         ratio: float | Tensor,
         weight: float | Tensor,
@@ -336,9 +336,9 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         shares = []
-        for n, (told, untold) in enumerate(parts, start=1):
+        for n, rows in enumerate(parts, start=1):
             with self.world.unsynchronised(self._shared_loss, n < len(parts)):
-                loss, terms = self._shared_loss(told, untold, forced, ratio, weight)
+                loss, terms = self._shared_loss(rows, forced, ratio, weight)
                 loss.backward()
             shares.append(terms)
         limit = self.config.train.grad_clip

@@ -21,10 +21,16 @@ from .unroll import Noise, draw_noise, unroll
 
 
 class Part(NamedTuple):
-    """Rows of a batch that are predicted together, with the noise behind their z."""
+    """Rows of a batch that are predicted together.
+
+    Attributes:
+        noise: behind their z and what is fed back.
+        told: so many of them, the first, have z from the posterior, the others from the prior.
+    """
 
     batch: Batch
     noise: Noise
+    told: int
 
 
 class Loss(nn.Module):
@@ -47,8 +53,7 @@ class Loss(nn.Module):
 
     def forward(
         self,
-        told: Part,
-        untold: Part | None,
+        parts: Sequence[Part],
         forced: Sequence[bool],
         ratio: float | Tensor,
         weight: float | Tensor,
@@ -56,8 +61,7 @@ class Loss(nn.Module):
         """The loss of the rows, and three terms of it; nothing here waits for the device.
 
         Args:
-            told: rows whose z comes from the posterior.
-            untold: rows whose z comes from the prior, as in prediction; None where there are none.
+            parts: the rows; those with z from the posterior are in the first part.
             forced, ratio: see ``unroll.unroll``.
             weight: of the KL term.
 
@@ -67,17 +71,15 @@ class Loss(nn.Module):
             share of loss, reconstruction and KL, means per frame, detached.
         """
         train = self._config.train
-        frames = told.batch.frames
         with self._device.autocast():
-            steps = self._unroll(told, forced, ratio, posterior=True)
-            x_hat = steps.x_hat
-            if untold is not None:
-                x_hat = torch.cat((x_hat, self._unroll(untold, forced, ratio, posterior=False).x_hat))
-                frames = torch.cat((frames, untold.batch.frames))
-        # The last frames: those to predict, and past ones where the model predicts these too.
-        targets = frames[:, -x_hat.shape[1] :]
-        recon = reconstruction(x_hat, targets, train.recon).sum(0) / self._split.batch  # (K,)
-        kl = total_kl(steps)  # (told rows, K) nats
+            steps = [self._unroll(part, forced, ratio) for part in parts]
+        errors = [
+            # The last frames: those to predict, and past ones where the model predicts these too.
+            reconstruction(some.x_hat, part.batch.frames[:, -some.x_hat.shape[1] :], train.recon).sum(0)
+            for some, part in zip(steps, parts, strict=True)
+        ]
+        recon = torch.stack(errors).sum(0) / self._split.batch  # (K,)
+        kl = total_kl(steps[0])  # (told rows, K) nats
         K = kl.shape[1]
         penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.told
         per_step = recon + weight * penalised  # (K,)
@@ -85,8 +87,8 @@ class Loss(nn.Module):
         terms = torch.stack([per_step.mean(), recon.mean(), kl.sum() / (self._split.told * K)])
         return loss * self._split.size, terms.detach()
 
-    def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> tuple[Part, Part | None]:
-        """Part ``n`` of this process's rows of a step's batch, as ``forward`` wants it.
+    def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> list[Part]:
+        """Part ``n`` of this process's rows of a step's batch, as ``forward`` wants them.
 
         Noise is a row's own, whoever computes the row: drawn for the whole batch, and cut.
         """
@@ -96,18 +98,31 @@ class Loss(nn.Module):
             mine = Batch(*(values[where.start : where.stop] for values in batch))
             generator = stream(self._config.seed, purpose, step, device=self._device.torch)
             forcing = self._config.teacher_forcing
-            return Part(mine, draw_noise(self.model, mine.frames, forcing, forced, generator, numbers, of))
+            noise = draw_noise(self.model, mine.frames, forcing, forced, generator, numbers, of)
+            return Part(mine, noise, len(where))
 
         first = part(held.told, rows.told, told, "z")
         if not rows.untold:
-            return first, None
+            return [first]
         others = range(rows.untold.start - told, rows.untold.stop - told)
-        return first, part(held.untold, others, self._split.batch - told, "z from the prior")
+        second = part(held.untold, others, self._split.batch - told, "z from the prior")._replace(told=0)
+        return [_joined(first, second)] if self.model.mixes else [first, second]
 
-    def _unroll(self, part: Part, forced: Sequence[bool], ratio: float | Tensor, posterior: bool) -> Step:
+    def _unroll(self, part: Part, forced: Sequence[bool], ratio: float | Tensor) -> Step:
         n_past, forcing = self._config.data.n_past, self._config.teacher_forcing
         keep = self._config.train.kept_steps
-        return self._run(part.batch, n_past, forcing, forced, ratio, part.noise, posterior, keep)
+        return self._run(part.batch, n_past, forcing, forced, ratio, part.noise, part.told, keep)
+
+
+def _joined(first: Part, second: Part) -> Part:
+    """The rows of both."""
+    batch = Batch(*(torch.cat(values) for values in zip(first.batch, second.batch, strict=True)))
+    one, two = first.noise, second.noise
+    z = [torch.cat(levels) for levels in zip(one.z, two.z, strict=True)]
+    fed = [
+        None if a is None or b is None else torch.cat((a, b)) for a, b in zip(one.fed, two.fed, strict=True)
+    ]
+    return Part(batch, Noise(z, fed), first.told)
 
 
 def kl_scale(model: VideoCVAE, config: RunConfig) -> float:

@@ -66,7 +66,7 @@ def unroll(
     forced: Sequence[bool],
     ratio: float | Tensor,
     drawn: Noise,
-    posterior: bool,
+    told: int,
     kept_steps: int | None = None,
 ) -> Step:
     """The K = T - n_past predicted frames of a batch, and the past ones of a burn-in before them.
@@ -80,16 +80,17 @@ def unroll(
             true past frame in any case.
         ratio: teacher-forcing ratio, the share of the true frame in a blend.
         drawn: the noise behind z and of the feedback, see ``draw_noise``.
-        posterior: z from the posterior, or as in prediction from the prior.
+        told: z of so many first rows comes from the posterior, of the others as in prediction from the
+            prior: all or none, but for a model that ``mixes``.
         kept_steps: ``train.kept_steps``.
     """
-    frames, condition, P = batch.frames, batch.condition, n_past
+    frames, condition, P, posterior = batch.frames, batch.condition, n_past, told > 0
 
     def run(function: Callable[..., T], *arguments: Any) -> T:
         return recomputed(model, function, *arguments) if kept_steps else function(*arguments)
 
     noise = [n[:, P - 1 :] for n in drawn.z]
-    features = run(model.encode, condition[:, P:], frames[:, P:] if posterior else None)
+    features = run(model.encode, condition[:, P:], frames[:told, P:] if posterior else None)
     given, state = model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn.z])
     parts = [] if given is None else [given]
     if given is not None and not posterior:

@@ -44,7 +44,8 @@ class Step(NamedTuple):
 
     Attributes:
         x_hat: predicted frame ``[B, C, H, W]`` (K steps: ``[B, K, C, H, W]``), not clamped.
-        q: posterior, one Gaussian per latent level; empty where z came from the prior.
+        q: posterior, one Gaussian per latent level; empty where z came from the prior. Of the first rows
+            only, where only these were told their targets (``VideoCVAE.mixes``).
         p: prior, one Gaussian per latent level.
     """
 
@@ -68,6 +69,10 @@ class VideoCVAE(nn.Module, ABC):
     sampling: ClassVar[str] = "windows"
     """How training batches are drawn: ``windows`` of consecutive frames, or ``pairs``, where the given
     frames come from anywhere in the clip and only the frames to predict are consecutive."""
+
+    mixes: ClassVar[bool] = False
+    """True where ``encode`` may be given the targets of the first rows only: z then comes from the posterior
+    for these, from the prior for the others, in one pass."""
 
     @abstractmethod
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -192,14 +197,14 @@ def fold_time(
     Returns:
         The K steps, ``[B, K, ...]``.
     """
-    B_K = noise[0].shape[:2]
+    K = noise[0].shape[1]
     flat = {name: value.flatten(0, 1) for name, value in features.items()}
     steps = draw(flat, [n.flatten(0, 1) for n in noise])
 
     def unfold(levels: tuple[Gaussian, ...]) -> tuple[Gaussian, ...]:
-        return tuple(Gaussian(split_time(g.mu, B_K), split_time(g.logvar, B_K)) for g in levels)
+        return tuple(Gaussian(split_time(g.mu, (-1, K)), split_time(g.logvar, (-1, K))) for g in levels)
 
-    return Step(split_time(steps.x_hat, B_K), unfold(steps.q), unfold(steps.p))
+    return Step(split_time(steps.x_hat, (-1, K)), unfold(steps.q), unfold(steps.p))
 
 
 def follows(x_prev: Tensor, targets: Tensor | None) -> bool:

@@ -3,7 +3,7 @@
 - predictions do not depend on each other: no drift, no unrolling, all steps in one batch
 - trained on random (reference, target) pairs of a clip: consecutive frames nearly agree, so a model
   trained on them learns to copy; frames far apart force it to read the pose
-- U-Net over (reference frame, its label, target label), attention at the coarsest level, where a limb's
+- U-Net over (reference frame, its label, target label), attention at the coarsest levels, where a limb's
   old and new place are few cells apart; any frame size, padded to a multiple of the coarsest cell
 - its finest cells may be patches of pixels: most of the arithmetic of a U-Net is at full size otherwise
 - what the first layer makes of the reference is computed once a clip
@@ -49,6 +49,11 @@ class UNetConfig(ModelConfig):
     decoder_blocks: list[int] = Field(
         default=[1, 2, 2], description="residual blocks on the way up, finest level first"
     )
+    attention_levels: int = Field(
+        default=1,
+        ge=1,
+        description="coarsest levels whose cells attend to one another, on the way down and on the way up",
+    )
     z_dim: int = Field(default=4, ge=1, description="latent channels at every cell of the coarsest level")
     prior: Literal["learned", "standard"] = Field(
         default="learned", description="prior of z: a Gaussian read from the condition, or N(0, I)"
@@ -63,6 +68,8 @@ class UNetConfig(ModelConfig):
             raise ValueError(
                 f"encoder_blocks: {levels} widths need {levels} of them and {levels - 1} decoder_blocks"
             )
+        if self.attention_levels > levels:
+            raise ValueError(f"attention_levels: there are {levels} levels, one for each of widths")
         return self
 
 
@@ -86,6 +93,7 @@ class ReferenceCVAE(VideoCVAE):
     Config: ClassVar[type[ModelConfig]] = ReferenceConfig
     parallel: ClassVar[bool] = True
     sampling: ClassVar[str] = "pairs"
+    mixes: ClassVar[bool] = True
     previous_channels: ClassVar[int] = 0
     """Channels of the previous frame that the U-Net sees."""
 
@@ -101,9 +109,13 @@ class ReferenceCVAE(VideoCVAE):
         inputs = 3 + label, label, self.previous_channels
         self.stem = nn.Conv2d(sum(inputs), widths[0], patch + 2, stride=patch, padding=1)
         self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # their first channels in the stem
+        attended = len(widths) - config.attention_levels  # the finest attended level
         self.encoder = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, width) for _ in range(n)))
-            for width, n in zip(widths, config.encoder_blocks, strict=True)
+            nn.Sequential(
+                *(ResidualBlock(width, width) for _ in range(n)),
+                *([SelfAttention(width)] if attended <= level < len(widths) - 1 else []),
+            )
+            for level, (width, n) in enumerate(zip(widths, config.encoder_blocks, strict=True))
         )
         self.down = nn.ModuleList(
             nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths)
@@ -121,12 +133,11 @@ class ReferenceCVAE(VideoCVAE):
         self.latent = nn.Conv2d(config.z_dim, widths[-1], 1)
         self.middle = ResidualBlock(widths[-1], widths[-1])
         self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
-        self.decoder = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(2 * width if k == 0 else width, width) for k in range(n)))
-            if n
-            else nn.Conv2d(2 * width, width, 3, padding=1)
-            for width, n in zip(widths[:-1], config.decoder_blocks, strict=True)
-        )
+        self.decoder = nn.ModuleList()
+        for level, (width, n) in enumerate(zip(widths[:-1], config.decoder_blocks, strict=True)):
+            blocks = [ResidualBlock(2 * width if k == 0 else width, width) for k in range(n)]
+            join = nn.Sequential(*blocks) if n else nn.Conv2d(2 * width, width, 3, padding=1)
+            self.decoder.append(nn.Sequential(join, SelfAttention(width)) if level >= attended else join)
         self.out_norm = group_norm(widths[0])
         self.out = nn.Conv2d(widths[0], 4 * patch**2, 3, padding=1)
         with torch.no_grad():
@@ -139,9 +150,8 @@ class ReferenceCVAE(VideoCVAE):
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """What the stem makes of the labels, and the posterior's of the targets."""
         features = {"label": condition} if targets is None else {"label": condition, "target": targets}
-        B_K = condition.shape[:2]
         seen = {"label": self._see_label, "target": self._see_target}
-        return {name: split_time(seen[name](x.flatten(0, 1)), B_K) for name, x in features.items()}
+        return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
         """The reference: the last given frame, and what the stem makes of it and its label."""
@@ -156,9 +166,11 @@ class ReferenceCVAE(VideoCVAE):
         h, skips = self._down(self._join(seen, x_prev, features))
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
+        z = p.sample(noise[0])
         if posterior:
-            q = (self._gaussian(self.posterior(torch.cat((features["target"], h), 1))),)
-        z = (q[0] if posterior else p).sample(noise[0])
+            told = len(features["target"])
+            q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:told]), 1))),)
+            z = torch.cat((q[0].sample(noise[0][:told]), z[told:]))
         size = reference.shape[-2:]
         x_hat = self._up(h, z, skips, self._pad(reference))[..., : size[0], : size[1]]
         return Step(x_hat, q, (p,)), state
