@@ -232,7 +232,7 @@ class ReferenceCVAE(VideoCVAE):
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
-        out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
+        out = F.pixel_shuffle(self.out(_silu(self.out_norm(h))), self.config.patch)
         out = at_least_float32(out)
         # Steeper sigmoids than the plain one: both reach their ends with small weights.
         generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
@@ -294,6 +294,11 @@ def gaussian_head(inputs: int, z_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, 128, 1), nn.SiLU(), last)
 
 
+def _silu(x: Tensor) -> Tensor:
+    """Of a result that nobody else holds: written over it where no gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """Pre-activation residual block (He et al. 2016b); starts as the identity or its 1x1 skip."""
 
@@ -307,10 +312,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, H, W] -> [B, outputs, H, W]``."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        skipped: Tensor = self.skip(x)
-        total: Tensor = skipped + h
+        h = self.conv1(_silu(self.norm1(x)))
+        h = self.conv2(_silu(self.norm2(h)))
+        total: Tensor = h.add_(self.skip(x))  # in place: no gradient needs a convolution's result
         return total
 
 
@@ -342,7 +346,7 @@ class SelfAttention(nn.Module):
         with _attention_kernel(x, H * W):
             y = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(B, C, H, W)
         mixed: Tensor = self.out(y.contiguous(memory_format=torch.channels_last))
-        return x + mixed
+        return mixed.add_(x)
 
 
 MODEL = ReferenceCVAE
