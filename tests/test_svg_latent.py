@@ -11,8 +11,9 @@ from torch import Tensor
 from cvaecli import config as configs
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
-from cvaecli.models.svg import NARROW, SVG, SVGConfig
+from cvaecli.models.svg import SVG, SVGConfig
 from cvaecli.models.svg_backbones import Layer
+from cvaecli.models.svg_init import NARROW
 
 D, P, K = 7, 2, 3
 SMALL: dict[str, Any] = {

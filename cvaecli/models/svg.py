@@ -35,12 +35,8 @@ from ..errors import UserError
 from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
 from .layers import at_least_float32, join_time, several_processes, split_time
 from .svg_backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
+from .svg_init import initialise, make_heard
 from .svg_recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
-
-NARROW = -4.0
-"""Log of the posterior's variance at the start, under ``init: scaled``."""
-SPREAD = 20.0
-"""Factor on the posterior's means there: an LSTM's outputs are small at first, and z should be of size 1."""
 
 
 class SVGConfig(ModelConfig):
@@ -175,9 +171,9 @@ class SVG(VideoCVAE):
             for module in self.decoder.modules():
                 if isinstance(module, Layer):
                     module.add_slope()
-        _initialise(self)
+        initialise(self)
         if config.init == "scaled":
-            _make_heard(self)
+            make_heard(self.frame_predictor, self.posterior, self.prior)
         self.levels = nn.ModuleList(
             LatentLevel(self.decoder.channels[s], channels, learned)
             for s, channels in enumerate(config.levels)
@@ -370,34 +366,6 @@ class SVG(VideoCVAE):
 
 def _split(gaussian: Gaussian, shape: torch.Size) -> Gaussian:
     return Gaussian(split_time(gaussian.mu, shape), split_time(gaussian.logvar, shape))
-
-
-@torch.no_grad()
-def _initialise(model: nn.Module) -> None:
-    """As the original: normal with standard deviation 0.02, around 1 for norms; biases 0; LSTM cells as
-    PyTorch has them. The condition's scales and shifts start at nothing, its slopes at random."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
-            mean = 1.0 if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) else 0.0
-            module.weight.normal_(mean, 0.02)
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-    for module in model.modules():
-        if isinstance(module, Layer) and module.modulate is not None:
-            nn.init.zeros_(module.modulate.weight)
-            if module.slope is not None:
-                module.slope.weight.normal_(0, module.slope.in_features**-0.5)
-
-
-@torch.no_grad()
-def _make_heard(model: SVG) -> None:
-    """Start with a z that says something. At 0.02 the posterior's means differ by 0.002 from frame to frame
-    beside noise of standard deviation 1: short trainings learn to ignore z before it can tell anything."""
-    for lstm in (model.frame_predictor, model.posterior, model.prior):
-        for module in () if lstm is None else lstm.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.normal_(0, module.in_features**-0.5)
-    model.posterior.mu_net.weight.mul_(SPREAD)
-    model.posterior.logvar_net.bias.fill_(NARROW)
 
 
 MODEL = SVG

@@ -1,0 +1,42 @@
+"""How an SVG model's weights start: as the original's, or so that z is heard."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .svg_backbones import Layer
+from .svg_recurrent import FramePredictor, GaussianLSTM
+
+NARROW = -4.0
+"""Log of the posterior's variance after ``make_heard``."""
+SPREAD = 20.0
+"""Factor on the posterior's means there: an LSTM's outputs are small at first, and z should be of size 1."""
+
+
+@torch.no_grad()
+def initialise(model: nn.Module) -> None:
+    """As the original: normal with standard deviation 0.02, around 1 for norms; biases 0; LSTM cells as
+    PyTorch has them. The condition's scales and shifts start at nothing, its slopes at random."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
+            mean = 1.0 if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) else 0.0
+            module.weight.normal_(mean, 0.02)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, Layer) and module.modulate is not None:
+            nn.init.zeros_(module.modulate.weight)
+            if module.slope is not None:
+                module.slope.weight.normal_(0, module.slope.in_features**-0.5)
+
+
+@torch.no_grad()
+def make_heard(predictor: FramePredictor, posterior: GaussianLSTM, prior: GaussianLSTM | None) -> None:
+    """Start with a z that says something. At 0.02 the posterior's means differ by 0.002 from frame to frame
+    beside noise of standard deviation 1: short trainings learn to ignore z before it can tell anything."""
+    for lstm in (predictor, posterior, prior):
+        for module in () if lstm is None else lstm.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0, module.in_features**-0.5)
+    posterior.mu_net.weight.mul_(SPREAD)
+    posterior.logvar_net.bias.fill_(NARROW)
