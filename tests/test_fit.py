@@ -399,7 +399,7 @@ def test_the_moving_average_takes_buffers_and_counters() -> None:
     with torch.no_grad():
         for value in model.state_dict().values():
             value.add_(2)
-    average.update(model, 1000)
+    average.update(1000)
     fresh = make_model().state_dict()
     for name, value in average.model.state_dict().items():
         moved = 1 if value.is_floating_point() else 2

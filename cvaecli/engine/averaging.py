@@ -15,21 +15,27 @@ class WeightAverage:
 
     ``w <- d w + (1 - d) w_t`` with ``d = min(decay, (1 + n) / (10 + n))`` after n updates, so that the
     first steps do not linger (the warm-up of TensorFlow's ExponentialMovingAverage).
+
+    Args:
+        model: on its device; its weights are changed in place from here on, never replaced.
     """
 
     def __init__(self, model: VideoCVAE, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._decay = decay
+        # Looked up once: training changes these tensors in place.
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: VideoCVAE, n: int) -> None:
-        """Take in the weights after step ``n`` (from 0)."""
+    def update(self, n: int) -> None:
+        """Take in the model's weights after step ``n`` (from 0)."""
         decay = min(self._decay, (1 + n) / (10 + n))
-        mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
-        floats = [k for k, value in enumerate(mine) if value.is_floating_point()]
-        torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
-        for k in set(range(len(mine))) - set(floats):
-            mine[k].copy_(theirs[k])  # counters
+        mine, theirs = zip(*self._floats, strict=True)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for counter, value in self._counters:
+            counter.copy_(value)
 
 
 @torch.no_grad()
