@@ -94,18 +94,18 @@ class Loss(nn.Module):
         """
         rows, held, told = self._split.part(n), self._split.held(n), self._split.told
 
-        def part(where: range, numbers: range, of: int, purpose: str) -> Part:
+        def part(where: range, numbers: range, of: int, purpose: str, known: int) -> Part:
             mine = Batch(*(values[where.start : where.stop] for values in batch))
             generator = stream(self._config.seed, purpose, step, device=self._device.torch)
             forcing = self._config.teacher_forcing
             noise = draw_noise(self.model, mine.frames, forcing, forced, generator, numbers, of)
-            return Part(mine, noise, len(where))
+            return Part(mine, noise, known)
 
-        first = part(held.told, rows.told, told, "z")
+        first = part(held.told, rows.told, told, "z", len(held.told))
         if not rows.untold:
             return [first]
         others = range(rows.untold.start - told, rows.untold.stop - told)
-        second = part(held.untold, others, self._split.batch - told, "z from the prior")._replace(told=0)
+        second = part(held.untold, others, self._split.batch - told, "z from the prior", 0)
         return [_joined(first, second)] if self.model.mixes else [first, second]
 
     def _unroll(self, part: Part, forced: Sequence[bool], ratio: float | Tensor) -> Step:

@@ -33,8 +33,7 @@ class ResidualBlock(nn.Module):
         # In place: the backward pass needs only the activation's result, so its input need not be kept.
         y = F.leaky_relu(self.conv1(x), inplace=True)
         y = F.leaky_relu(self.conv2(y), inplace=True)
-        skipped: Tensor = self.skip(x)
-        return y + skipped if torch.is_grad_enabled() else y.add_(skipped)
+        return y + self.skip(x)  # type: ignore[no-any-return]
 
 
 class DepthConv(nn.Module):
@@ -72,9 +71,7 @@ class GatedFeedForward(nn.Module):
         (w_a, w_b), (b_a, b_b) = (part.chunk(2) for part in weights)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             gate = F.leaky_relu(F.conv2d(x, w_b, b_b), GATE_SLOPE, inplace=True)
-            value = F.conv2d(x, w_a, b_a)
-            product = value * gate if torch.is_grad_enabled() else value.mul_(gate)
-            return self.conv_out(product).add_(x)  # type: ignore[no-any-return]
+            return self.conv_out(F.conv2d(x, w_a, b_a) * gate).add_(x)  # type: ignore[no-any-return]
         out = self.conv_out.weight.to(x.dtype), _bias(self.conv_out).to(x.dtype)
         y: Tensor = _Gated.apply(x, w_a, b_a, w_b, b_b, *out)
         return y.add_(x)

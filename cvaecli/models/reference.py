@@ -232,7 +232,7 @@ class ReferenceCVAE(VideoCVAE):
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
-        out = F.pixel_shuffle(self.out(_silu(self.out_norm(h))), self.config.patch)
+        out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
         out = at_least_float32(out)
         # Steeper sigmoids than the plain one: both reach their ends with small weights.
         generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
@@ -294,11 +294,6 @@ def gaussian_head(inputs: int, z_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, 128, 1), nn.SiLU(), last)
 
 
-def _silu(x: Tensor) -> Tensor:
-    """Of a result that nobody else holds: written over it where no gradient will ask for it."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 class ResidualBlock(nn.Module):
     """Pre-activation residual block (He et al. 2016b); starts as the identity or its 1x1 skip."""
 
@@ -312,8 +307,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, H, W] -> [B, outputs, H, W]``."""
-        h = self.conv1(_silu(self.norm1(x)))
-        h = self.conv2(_silu(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
         total: Tensor = h.add_(self.skip(x))  # in place: no gradient needs a convolution's result
         return total
 
