@@ -19,14 +19,14 @@ from paired import plain_pieces
 from torch import Tensor
 
 from cvaecli.api.benchmark import clip_rollout, first_epoch, new_trainer
-from cvaecli.api.joining import load_data, open_run
+from cvaecli.api.loading import load_data, open_run
+from cvaecli.config.schema import RunConfig
 from cvaecli.engine.device import prepare
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.fit import StepEvent
 from cvaecli.engine.measure import count_flops
 from cvaecli.models.base import VideoCVAE
 from cvaecli.reporter import Silent
-from cvaecli.schema import RunConfig
 
 COMPARED = ("loss", "recon", "kl", "gradient", "rounding tool", "rounding plain")
 FULL = ("runtime.precision=fp32", "train.ema=null")

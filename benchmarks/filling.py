@@ -12,7 +12,7 @@ from typing import Any
 import tools
 
 from cvaecli import bench
-from cvaecli.config import load
+from cvaecli.config.loading import load
 
 GAIN = 1.05
 

@@ -22,11 +22,11 @@ import paired
 import tools
 import torch
 
-from cvaecli.api.joining import load_data
+from cvaecli.api.loading import load_data
+from cvaecli.config.schema import RunConfig
 from cvaecli.engine.device import Device, prepare
 from cvaecli.engine.measure import peak_memory
 from cvaecli.reporter import Silent
-from cvaecli.schema import RunConfig
 
 POLL = 0.002  # seconds between two looks at steps.csv
 

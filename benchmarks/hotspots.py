@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cvaecli.api.benchmark import WARM_UP, clip_rollout, new_trainer
-from cvaecli.api.joining import load_data
+from cvaecli.api.loading import load_data
 from cvaecli.engine.device import prepare
 from cvaecli.reporter import Silent
 

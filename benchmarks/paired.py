@@ -30,15 +30,15 @@ import tools
 import torch
 
 from cvaecli.api.benchmark import clip_rollout, first_epoch, new_trainer
-from cvaecli.api.joining import build_model, load_data
-from cvaecli.config import load
+from cvaecli.api.loading import build_model, load_data
+from cvaecli.config.loading import load
+from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import Sampler, to_float
 from cvaecli.engine.device import prepare
 from cvaecli.engine.rollout import prior_noise
 from cvaecli.models.base import VideoCVAE
 from cvaecli.reporter import Silent
-from cvaecli.schema import RunConfig
 
 WARM_UP = 2  # turns of each side before those that are timed
 LIFETIME = 500  # training steps that the warm-up's cost is spread over

@@ -24,9 +24,9 @@ from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
 from cvaecli.models.layers import DepthConv, DepthConvBlock, GatedFeedForward, ResidualBlock
 from cvaecli.models.pose import PoseCVAE
-from cvaecli.models.svg import SVG
-from cvaecli.models.svg_backbones import Block, Layer
-from cvaecli.models.svg_recurrent import LSTM, Cells, GaussianLSTM
+from cvaecli.models.svg.backbones import Block, Layer
+from cvaecli.models.svg.model import SVG
+from cvaecli.models.svg.recurrent import LSTM, Cells, GaussianLSTM
 
 Normal = tuple[Tensor, Tensor]
 """mu and logvar of a diagonal normal distribution."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import Sampler
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
 from cvaecli.schedules import beta, forced, learning_rate
-from cvaecli.schema import RunConfig
 from cvaecli.seeding import stream
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from cvaecli.config import load
+from cvaecli.config.loading import load
+from cvaecli.config.schema import RunConfig
 from cvaecli.errors import CvaeError
-from cvaecli.schema import RunConfig
 
 Result = TypeVar("Result")
 

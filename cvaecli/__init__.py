@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import bench, dry_run, export_gif, plot, predict, resume, train, validate
-    from .config import load as load_config
-    from .schema import RunConfig
+    from .config.loading import load as load_config
+    from .config.schema import RunConfig
 
 __all__ = [
     "RunConfig",

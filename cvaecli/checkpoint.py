@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from .config import from_dict, parse_yaml
+from .config.loading import from_dict, parse_yaml
+from .config.schema import RunConfig
 from .data.clip import digest
 from .errors import CvaeError, UserError
 from .run import Run
-from .schema import RunConfig
 
 FORMAT = 1
 

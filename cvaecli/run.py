@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from .config.schema import RunConfig
 from .errors import UserError
-from .schema import RunConfig
 
 METRIC_COLUMNS = [
     *("epoch", "step", "time", "lr", "train/loss", "train/recon", "train/kl", "train/grad_norm"),

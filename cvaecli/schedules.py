@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from .schema import KLConfig, OptimConfig, TeacherForcingConfig
+from .config.schema import KLConfig, OptimConfig, TeacherForcingConfig
 from .seeding import stream
 
 

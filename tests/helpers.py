@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cvaecli import config as configs
+from cvaecli.config import loading as configs
+from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import Batch
 from cvaecli.engine.device import Device
 from cvaecli.engine.fit import EpochEvent, Event, StepEvent, Trainer
 from cvaecli.models.base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseConfig, PoseCVAE
-from cvaecli.schema import RunConfig
 
 torch.set_num_threads(1)
 

@@ -17,8 +17,9 @@ from helpers import CPU, make_config, write_set
 from PIL import Image
 
 import cvaecli
-from cvaecli import api, checkpoint, config
-from cvaecli.api import joining, streaming
+from cvaecli import api, checkpoint
+from cvaecli.api import loading, streaming
+from cvaecli.config import loading as config
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.errors import CvaeError, UserError
@@ -116,8 +117,8 @@ def test_prediction_and_validation_agree(run: Run, data: Path, tmp_path: Path) -
 
 def test_prediction_and_validation_draw_the_same_noise(run: Run, tmp_path: Path) -> None:
     """To the last grey level, and another seed gives another picture."""
-    opened = joining.open_run(run.path, [])
-    clips = joining.load_data(opened.config, ("val",), Silent()).splits["val"]
+    opened = loading.open_run(run.path, [])
+    clips = loading.load_data(opened.config, ("val",), Silent()).splits["val"]
     scores = evaluate(opened.model, clips, CPU, opened.config.eval, n_past=1, seed=opened.config.seed)
     strip = scores.clips[0].strip["rollout"]
     (path,) = api.predict(run.path, out=tmp_path / "x.npz", split="val")
@@ -186,8 +187,8 @@ def test_videos_predicted_together_are_those_predicted_one_by_one(run: Run, tmp_
 
 
 def test_noise_does_not_depend_on_the_company(data: Path, run: Run) -> None:
-    opened = joining.open_run(run.path, [])
-    a, b = joining.load_data(opened.config, ("test",), Silent()).splits["test"]
+    opened = loading.open_run(run.path, [])
+    a, b = loading.load_data(opened.config, ("test",), Silent()).splits["test"]
     videos = [streaming.Video(a, 7), streaming.Video(b, 7, 1), streaming.Video(a, 7, 2)]
     (together,) = streaming._noise(opened.model, videos, opened.config)(2, 3)
     alone = [streaming._noise(opened.model, [video], opened.config)(2, 3)[0] for video in videos]
@@ -369,8 +370,8 @@ def test_without_a_root_the_built_in_set_serves_and_is_named(monkeypatch: pytest
         asked.update(options, root=root)
         return VideoData({}, "here", "0")
 
-    monkeypatch.setattr(joining.sources, "load", load)
-    joining.load_data(make_config(), ("train", "val"), reporter)
+    monkeypatch.setattr(loading.sources, "load", load)
+    loading.load_data(make_config(), ("train", "val"), reporter)
     assert asked["root"] is None and asked["need"] == ("train", "val") and "synthetic" in notes[0]
 
 

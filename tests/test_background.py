@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvaecli import media
-from cvaecli.background import Consumer
 from cvaecli.errors import CvaeError, UserError
+from cvaecli.media import video as media
+from cvaecli.media.background import Consumer
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import torch
 from helpers import CPU, make_clip, make_config
 from torch import Tensor
 
+from cvaecli.config.schema import AugmentConfig, TrainConfig
 from cvaecli.engine import batches as module
 from cvaecli.engine.augment import augment
 from cvaecli.engine.batches import Frames, Sampler, batches, to_float
 from cvaecli.errors import UserError
-from cvaecli.schema import AugmentConfig, TrainConfig
 from cvaecli.seeding import stream
 
 Drawn = list[tuple[list[int], list[list[int]]]]

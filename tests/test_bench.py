@@ -15,10 +15,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import cvaecli
-from cvaecli import config as configs
 from cvaecli.api import benchmark
-from cvaecli.api.joining import build_model
+from cvaecli.api.loading import build_model
 from cvaecli.cli import app
+from cvaecli.config import loading as configs
 from cvaecli.engine import measure
 
 KEYS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import write_set, yaml_config
 
-from cvaecli import config as configs
-from cvaecli.schema import RunConfig
+from cvaecli.config import loading as configs
+from cvaecli.config.schema import RunConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import agree

@@ -274,7 +274,7 @@ def test_old_entries_go_and_foreign_files_stay(home: Path) -> None:
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A quick stand-in for the generator of the built-in set; lists the seeds it was called with."""
-    from cvaecli.data import synthetic
+    from cvaecli.synthetic import dancer as synthetic
 
     seeds: list[int] = []
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cvaecli.cli import app
-from cvaecli.console import Terminal
+from cvaecli.cli.console import Terminal
 from cvaecli.engine.fit import StepEvent
 
 VALIDATE_KEYS = {
@@ -319,7 +319,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cvaecli", "cvaecli.console", "cvaecli.config", "cvaecli.run", "cvaecli.errors"]
+    "module", ["cvaecli", "cvaecli.cli.console", "cvaecli.config.loading", "cvaecli.run", "cvaecli.errors"]
 )
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}\nprint([name for name in {HEAVY!r} if name in sys.modules])"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cvaecli import config
+from cvaecli.config import loading as config
+from cvaecli.config.schema import RunConfig
 from cvaecli.errors import UserError
-from cvaecli.schema import RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = config.builtin_names()

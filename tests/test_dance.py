@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvaecli.data import VideoData, check, cuts, load
+from cvaecli.data import VideoData, check, load
+from cvaecli.data.dance import cuts
 from cvaecli.errors import DataError, UserError
 
 MakeSet = Callable[..., Path]

@@ -22,8 +22,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from cvaecli import api, checkpoint, launch
-from cvaecli import config as configs
-from cvaecli.api.joining import build_model
+from cvaecli.api.loading import build_model
+from cvaecli.config import loading as configs
+from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import batches
 from cvaecli.engine.distributed import ALONE, World, join
@@ -32,7 +33,6 @@ from cvaecli.engine.split import Split
 from cvaecli.errors import CvaeError, ToldElsewhereError, UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows
-from cvaecli.schema import RunConfig
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
 

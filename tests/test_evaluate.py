@@ -12,13 +12,13 @@ from helpers import CPU, AddingCVAE, ReferenceToy, make_clip, make_model
 from torch import Tensor
 
 from cvaecli import metrics
+from cvaecli.config.schema import EvalConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.evaluate import evaluate, predicted_frames
 from cvaecli.engine.rollout import rollout
 from cvaecli.engine.scores import ClipScore, Evaluation
 from cvaecli.models.base import VideoCVAE
 from cvaecli.objective import kl_divergence
-from cvaecli.schema import EvalConfig
 from cvaecli.seeding import frame_noise
 
 CLIPS = [make_clip(7, "a"), make_clip(7, "b", seed=1), make_clip(5, "c", seed=2)]

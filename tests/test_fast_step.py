@@ -10,8 +10,9 @@ import pytest
 import torch
 from helpers import BASE, CPU, SIZES, make_clip, make_config, make_trainer, run_events
 
-from cvaecli import config as configs
 from cvaecli import models
+from cvaecli.config import loading as configs
+from cvaecli.config.schema import RunConfig, RuntimeConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.compiled import WORTH_IT, compiled
 from cvaecli.engine.device import Device
@@ -19,7 +20,6 @@ from cvaecli.engine.fit import StepEvent, Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.engine.optimizer import load_state, make_optimizer, set_lr
 from cvaecli.models.layers import GatedFeedForward, join_time, split_time
-from cvaecli.schema import RunConfig, RuntimeConfig
 
 ROBOT = {
     "name": "svg",

@@ -19,7 +19,8 @@ from helpers import (
 )
 from torch import Tensor, nn
 
-from cvaecli.api.joining import build_model
+from cvaecli.api.loading import build_model
+from cvaecli.config.schema import RunConfig
 from cvaecli.engine.averaging import WeightAverage, interpolate
 from cvaecli.engine.batches import Batch, batches
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
@@ -29,7 +30,6 @@ from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseCVAE
 from cvaecli.models.reference import ReferenceCVAE
 from cvaecli.schedules import learning_rate
-from cvaecli.schema import RunConfig
 
 TOY = {"grad_clip": None, "shuffle": False, "log_every": 1}
 

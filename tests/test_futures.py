@@ -12,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from cvaecli import api, checkpoint
-from cvaecli import config as configs
 from cvaecli.api.futures import futures
 from cvaecli.cli import app
-from cvaecli.data import pushing
+from cvaecli.config import loading as configs
 from cvaecli.errors import UserError
+from cvaecli.synthetic import robot as pushing
 
 RAW: dict[str, Any] = {
     "data": {"kind": "robot", "height": 32, "width": 32, "n_future": 5},

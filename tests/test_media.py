@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvaecli import media, panels
 from cvaecli.errors import CvaeError, UserError
-from cvaecli.panels import Frame
+from cvaecli.media import panels
+from cvaecli.media import video as media
+from cvaecli.media.panels import Frame
 
 
 def video(n: int, height: int = 32, width: int = 64) -> Iterator[Frame]:

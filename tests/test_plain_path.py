@@ -14,14 +14,14 @@ import torch
 from helpers import BASE, CPU, SIZES, make_clip, make_config, run_events
 from torch import Tensor
 
-from cvaecli import config as configs
-from cvaecli.api.joining import build_model
+from cvaecli.api.loading import build_model
+from cvaecli.config import loading as configs
+from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.fit import Trainer
 from cvaecli.engine.rollout import prior_noise, rollout
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
-from cvaecli.schema import RunConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import plain

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
-from cvaecli.models.course import load_course_checkpoint
 from cvaecli.models.layers import batch_norm_per_step
 from cvaecli.models.pose import MODEL, PoseConfig, PoseCVAE
+from cvaecli.models.pose_checkpoint import load_course_checkpoint
 
 SMALL: dict[str, Any] = {"frame_dim": 16, "label_dim": 8, "z_dim": 4, "fusion_dim": 16}
 B, K, H, W = 2, 3, 9, 12

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cvaecli.cli import app
-from cvaecli.data import check, load, pushing
+from cvaecli.data import check, load
 from cvaecli.data.clip import Clip
-from cvaecli.data.tabletop import world
 from cvaecli.errors import UserError
+from cvaecli.synthetic import robot as pushing
+from cvaecli.synthetic.robot import world
 
 Splits = dict[str, list[Clip]]
 

@@ -11,11 +11,12 @@ import torch
 from helpers import predicted
 from torch import Tensor
 
-from cvaecli import config, models
+from cvaecli import models
+from cvaecli.config import loading as config
+from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.device import Device
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
-from cvaecli.schema import RunConfig
 
 NAMES = config.builtin_names()
 REPORTS = [name for name in NAMES if name.startswith("reports/pose-")]

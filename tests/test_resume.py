@@ -18,11 +18,11 @@ import torch
 from helpers import make_config, make_trainer, run_events, write_set
 
 from cvaecli import api, checkpoint
+from cvaecli.config.schema import RunConfig
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
 from cvaecli.errors import UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows
-from cvaecli.schema import RunConfig
 from cvaecli.signals import InterruptedRun
 
 EVERYTHING: dict[str, dict[str, Any]] = {

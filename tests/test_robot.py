@@ -15,21 +15,21 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cvaecli import api, checkpoint
-from cvaecli import config as configs
-from cvaecli.api import joining
+from cvaecli.api import loading
 from cvaecli.cli import app
-from cvaecli.data import pushing
+from cvaecli.config import loading as configs
+from cvaecli.config.schema import EvalConfig, RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.data.robot import condition_stats
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.rollout import rollout
 from cvaecli.engine.scores import Evaluation
 from cvaecli.errors import UserError
-from cvaecli.models.svg import SVG, SVGConfig
+from cvaecli.models.svg.model import SVG, SVGConfig
 from cvaecli.reporter import Silent
 from cvaecli.run import Run
-from cvaecli.schema import EvalConfig, RunConfig
 from cvaecli.seeding import frame_noise
+from cvaecli.synthetic import robot as pushing
 
 MODEL: dict[str, Any] = {
     "name": "svg",
@@ -89,8 +89,8 @@ def test_trains_and_scores_two_frames_to_ten(run: Run) -> None:
 
 
 def test_conditions_are_normalised_by_the_training_split_and_saved(run: Run) -> None:
-    opened = joining.open_run(run.path, [])
-    data = joining.load_data(opened.config, ("train", "val"), Silent())
+    opened = loading.open_run(run.path, [])
+    data = loading.load_data(opened.config, ("train", "val"), Silent())
     mean, std = condition_stats(data.splits["train"])
     assert isinstance(opened.model, SVG)
     np.testing.assert_array_equal(opened.model.condition_mean, mean)
@@ -177,14 +177,14 @@ def test_samples_have_a_best_a_worst_and_a_spread(run: Run) -> None:
 
 
 def scored(run: Run, **limits: Any) -> Evaluation:
-    opened = joining.open_run(run.path, [])
-    clips = joining.load_data(opened.config, ("val",), Silent()).splits["val"]
+    opened = loading.open_run(run.path, [])
+    clips = loading.load_data(opened.config, ("val",), Silent()).splits["val"]
     return evaluate(opened.model, clips, CPU, EvalConfig(**limits), n_past=2, n_future=10)
 
 
 def test_diversity_is_the_standard_deviation_of_the_predictions(run: Run) -> None:
-    opened = joining.open_run(run.path, [])
-    model, clips = opened.model, joining.load_data(opened.config, ("val",), Silent()).splits["val"]
+    opened = loading.open_run(run.path, [])
+    model, clips = opened.model, loading.load_data(opened.config, ("val",), Silent()).splits["val"]
     torch.manual_seed(0)
     with torch.no_grad():  # after so short a training z hardly shows
         for p in model.parameters():
@@ -229,8 +229,8 @@ def test_swapped_conditions_are_the_next_clips_and_stand_apart(run: Run) -> None
     assert json.loads((run.path / "eval/val-swapped/metrics.json").read_text()) == swapped
     assert swapped["protocol"]["conditions"] == "the next clip's" and swapped["protocol"]["split"] == "val"
     assert swapped["psnr"] != own["psnr"] and swapped["baselines"] == own["baselines"]
-    opened = joining.open_run(run.path, [])
-    clips = joining.load_data(opened.config, ("val",), Silent()).splits["val"]
+    opened = loading.open_run(run.path, [])
+    clips = loading.load_data(opened.config, ("val",), Silent()).splits["val"]
     order = (1, 2, 0)
     by_hand = [Clip(c.name, c.frames, clips[k].condition) for c, k in zip(clips, order, strict=True)]
     scores = evaluate(opened.model, by_hand, CPU, EvalConfig(), n_past=2, n_future=10, seed=42)

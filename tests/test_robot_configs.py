@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cvaecli import config
+from cvaecli.config import loading as config
+from cvaecli.config.schema import BY_KIND, DataConfig, RunConfig
 from cvaecli.data import SOURCES
-from cvaecli.models.svg import SVGConfig
+from cvaecli.models.svg.model import SVGConfig
 from cvaecli.schedules import beta, forced, tfr
-from cvaecli.schema import BY_KIND, DataConfig, RunConfig
 
 NAMES = config.builtin_names()
 ROBOT = [name for name in NAMES if config.load(name).data.kind == "robot"]

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cvaecli import config as configs
-from cvaecli.api.joining import load_data
+from cvaecli.api.loading import load_data
 from cvaecli.cli import app
+from cvaecli.config import loading as configs
 from cvaecli.data import Clip, check, kind_of, load
 from cvaecli.data.robot import condition_stats, open_robot
 from cvaecli.data.robot.common import driving

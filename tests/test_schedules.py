@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cvaecli import config
+from cvaecli.config import loading as config
+from cvaecli.config.schema import KLConfig, OptimConfig, TeacherForcingConfig
 from cvaecli.schedules import beta, forced, learning_rate, tfr
-from cvaecli.schema import KLConfig, OptimConfig, TeacherForcingConfig
 
 
 def betas(kl: KLConfig, epochs: int, steps: int = 1) -> list[float]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from helpers import CPU, make_config, write_set
 
-from cvaecli import media
 from cvaecli.api.streaming import Video, predicted
-from cvaecli.background import Consumer
 from cvaecli.data.clip import Clip
+from cvaecli.media import video as media
+from cvaecli.media.background import Consumer
 from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE
 
 SIZE = 16

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from helpers import BASE, CPU, predicted, run_events
 from torch import Tensor
 
-from cvaecli import config as configs
 from cvaecli import models
+from cvaecli.config import loading as configs
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import batches
 from cvaecli.engine.evaluate import evaluate
@@ -21,8 +21,8 @@ from cvaecli.engine.fit import Trainer
 from cvaecli.engine.rollout import predict
 from cvaecli.errors import UserError
 from cvaecli.models.base import Features, Gaussian, Step, VideoCVAE, join_steps, slice_time
-from cvaecli.models.svg import MODEL, SVG, SVGConfig, SVGState
-from cvaecli.models.svg_backbones import Layer
+from cvaecli.models.svg.backbones import Layer
+from cvaecli.models.svg.model import MODEL, SVG, SVGConfig, SVGState
 from cvaecli.objective import kl_divergence
 
 SMALL: dict[str, Any] = {"width": 4, "g_dim": 8, "z_dim": 4, "rnn_size": 8}

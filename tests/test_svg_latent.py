@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvaecli import config as configs
+from cvaecli.config import loading as configs
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
-from cvaecli.models.svg import SVG, SVGConfig
-from cvaecli.models.svg_backbones import Layer
-from cvaecli.models.svg_init import NARROW
+from cvaecli.models.svg.backbones import Layer
+from cvaecli.models.svg.init import NARROW
+from cvaecli.models.svg.model import SVG, SVGConfig
 
 D, P, K = 7, 2, 3
 SMALL: dict[str, Any] = {

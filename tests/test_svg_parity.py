@@ -19,7 +19,7 @@ from test_parity import fill, sums
 from torch import Tensor
 
 from cvaecli.models.base import Gaussian
-from cvaecli.models.svg import SVG, SVGConfig
+from cvaecli.models.svg.model import SVG, SVGConfig
 from cvaecli.objective import kl_divergence
 
 GOLDEN = Path(__file__).parent / "golden" / "svg.json"

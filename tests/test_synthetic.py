@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvaecli.data import synthetic
 from cvaecli.data.clip import Clip
 from cvaecli.errors import UserError
+from cvaecli.synthetic import dancer as synthetic
 
 
 @pytest.fixture(scope="module")

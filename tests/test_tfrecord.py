@@ -17,13 +17,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvaecli.data import VideoData, cache, check, load, tfrecord
+from cvaecli.data import VideoData, cache, check, load
 from cvaecli.data.images import File
-from cvaecli.data.pushing import example
+from cvaecli.data.robot import tfrecord
 from cvaecli.data.robot.records import Conversion, Records
 from cvaecli.data.robot.shots import Shot
-from cvaecli.data.tfrecord import Record, RecordError, Span, build_example, crc32c, frame, parse_example, scan
+from cvaecli.data.robot.tfrecord import (
+    Record,
+    RecordError,
+    Span,
+    build_example,
+    crc32c,
+    frame,
+    parse_example,
+    scan,
+)
 from cvaecli.errors import DataError, UserError
+from cvaecli.synthetic.robot import example
 
 SIDE = 6
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..run import find
 from .benchmark import bench
-from .joining import RUNS
+from .loading import RUNS
 from .prediction import export_gif, predict
 from .training import dry_run, resume, train
 from .validation import evaluation, validate

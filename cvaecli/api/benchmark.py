@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine import measure
 from ..engine.batches import to_float
@@ -21,8 +22,7 @@ from ..engine.rollout import prior_noise, rollout
 from ..models.base import VideoCVAE
 from ..reporter import Advance, Reporter, Silent
 from ..run import describe_environment
-from ..schema import RunConfig
-from .joining import load_data
+from .loading import load_data
 from .training import build_trainer
 
 WARM_UP = 2

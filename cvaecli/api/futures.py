@@ -9,9 +9,9 @@ import numpy as np
 
 from ..engine.evaluate import predicted_frames
 from ..errors import UserError
-from ..media import replacing
+from ..media.video import replacing
 from ..reporter import Reporter, Silent
-from .joining import RUNS, load_data, open_run
+from .loading import RUNS, load_data, open_run
 from .streaming import Video, predicted
 
 

@@ -12,16 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import media, panels
-from .. import submission as submissions
-from ..background import Consumer
+from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.evaluate import neighbours
 from ..errors import UserError
-from ..panels import Frame
+from ..media import panels
+from ..media import submission as submissions
+from ..media import video as media
+from ..media.background import Consumer
+from ..media.panels import Frame
 from ..reporter import Reporter, Silent
-from ..schema import RunConfig
-from .joining import RUNS, load_data, open_run
+from .loading import RUNS, load_data, open_run
 from .streaming import Video, predicted
 
 

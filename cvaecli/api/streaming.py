@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 
 from .. import metrics
+from ..config.schema import RunConfig
 from ..data.clip import Clip
 from ..engine.batches import to_float
 from ..engine.device import Device
 from ..engine.prefetch import on_host, to_device
 from ..engine.rollout import Noise, prior_noise, rollout
 from ..models.base import VideoCVAE
-from ..schema import RunConfig
 
 
 class Video(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from .. import checkpoint as checkpoints
-from ..config import load
+from ..config.loading import load
+from ..config.schema import RunConfig
 from ..data.clip import VideoData
 from ..data.robot import condition_stats
 from ..engine import measure
@@ -22,9 +23,8 @@ from ..errors import UserError
 from ..launch import several, told_once_a_machine
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment, find
-from ..schema import RunConfig
 from .fitting import fit
-from .joining import RUNS, build_model, load_data, load_initial_weights, refuse_overrides
+from .loading import RUNS, build_model, load_data, load_initial_weights, refuse_overrides
 
 
 def train(

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 from .. import checkpoint as checkpoints
-from .. import media, panels
+from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
 from ..engine.evaluate import evaluate, share, together
 from ..engine.scores import Evaluation
 from ..errors import UserError
+from ..media import panels
+from ..media import video as media
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..run import Run
-from ..schema import RunConfig
-from .joining import RUNS, load_data, open_run
+from .loading import RUNS, load_data, open_run
 
 
 def validate(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import Terminal
 from .common import AsJson, Debug, Quiet, split_arguments, terminal
+from .console import Terminal
 
 
 def bench(
@@ -33,7 +33,7 @@ def bench(
         if stray:
             raise typer.BadParameter(f"{stray[0]}: not an override; write section.key=value")
         from .. import api
-        from ..config import load
+        from ..config.loading import load
 
         settings = load(config, changes)
         report = api.bench(settings, steps=steps, frames=frames, from_process_start=True, reporter=console)

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from .. import launch
-from ..console import Terminal
 from ..errors import CvaeError, DataError, ToldElsewhereError
 from ..signals import InterruptedRun
+from .console import Terminal
 
 TELLING = 2.0
 """Seconds that a process leaves another to tell of the failure of all: the launcher ends everyone as soon as

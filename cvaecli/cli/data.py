@@ -60,7 +60,7 @@ def synth(
                 raise UserError(
                     "--layout, --noise and --stray mean nothing for a dance set", "add --kind robot"
                 )
-            from ..data import synthetic
+            from ..synthetic import dancer as synthetic
 
             synthetic.write(
                 out,
@@ -72,7 +72,7 @@ def synth(
                 test_clips=test_clips or 2,
             )
         else:
-            from ..data import pushing
+            from ..synthetic import robot as pushing
 
             pushing.write(
                 out,

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from .. import launch
-from ..console import Terminal
 from .common import AsJson, Debug, Quiet, split_arguments, terminal
+from .console import Terminal
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
         if gpus is not None and not launch.several():
             raise typer.Exit(launch.on_gpus(gpus, launch.without_gpus(sys.argv[1:])))
         from .. import api
-        from ..config import load
+        from ..config.loading import load
 
         config = config or "quickstart"
         if resume is not None:

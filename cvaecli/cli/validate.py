@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import Terminal
 from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+from .console import Terminal
 
 
 def validate(

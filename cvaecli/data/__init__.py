@@ -17,7 +17,7 @@ from ..errors import DataError, UserError
 from . import cache
 from .cache import Writer
 from .clip import Clip, VideoData, digest
-from .dance import Dance, is_dance
+from .dance.source import Dance, is_dance
 from .images import File
 from .report import Report, capped
 from .robot import is_robot, open_robot
@@ -57,9 +57,7 @@ class Kind(NamedTuple):
     size: tuple[int, int]
     """Usual frame height and width."""
     synthetic: str
-    """The module here whose ``generate`` draws the built-in set."""
-    parts: str
-    """The folder of modules that ``synthetic`` is made of."""
+    """The package in ``cvaecli.synthetic`` whose ``generate`` draws the built-in set."""
     lends: bool
     """Whether train lends trajectories to val where there is no such split."""
     remedies: Mapping[str, str]
@@ -72,8 +70,7 @@ SOURCES: dict[str, Kind] = {
     "dance": Kind(
         open=Dance,
         size=(32, 64),
-        synthetic="synthetic",
-        parts="studio",
+        synthetic="dancer",
         lends=False,
         remedies={
             "train": "training needs train/train_img and train/train_label; add them",
@@ -86,8 +83,7 @@ SOURCES: dict[str, Kind] = {
     "robot": Kind(
         open=open_robot,
         size=(64, 64),
-        synthetic="pushing",
-        parts="tabletop",
+        synthetic="robot",
         lends=True,
         remedies={
             "train": "training needs train/traj_*/N/0.png, ... with tables, or train/*.tfrecords; add them",
@@ -300,13 +296,12 @@ def _usable(
 
 def _synthetic(kind: str, height: int, width: int, seed: int) -> VideoData:
     # The generator's own text is its version: no number to forget, and no import when the cache is there.
-    here, module = Path(__file__).parent, SOURCES[kind].synthetic
-    parts = sorted((here / SOURCES[kind].parts).glob("*.py"))
-    text = [path.read_bytes() for path in (here / f"{module}.py", *parts)]
+    module = import_module(f"cvaecli.synthetic.{SOURCES[kind].synthetic}")
+    text = [path.read_bytes() for path in sorted(Path(str(module.__file__)).parent.glob("*.py"))]
     key = cache.make_key("synthetic", digest(text), height, width, seed)
     source = f"built-in synthetic set, seed {seed}"
     data = cache.load(key)
     if data is None:
-        splits = import_module(f".{module}", __package__).generate(height, width, seed=seed)
+        splits = module.generate(height, width, seed=seed)
         data = cache.store(key, splits, source)
     return data

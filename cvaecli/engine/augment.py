@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..schema import AugmentConfig
+from ..config.schema import AugmentConfig
 
 
 def augment(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.schema import TrainConfig
 from ..data.clip import Clip
 from ..errors import UserError
-from ..schema import TrainConfig
 from ..seeding import stream
 from .augment import augment
 from .device import Device

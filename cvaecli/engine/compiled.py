@@ -6,8 +6,8 @@ from typing import cast
 
 import torch
 
+from ..config.schema import RuntimeConfig
 from ..models.base import VideoCVAE
-from ..schema import RuntimeConfig
 from .device import Device
 
 WORTH_IT = 5000

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import torch
 
+from ..config.schema import RuntimeConfig
 from ..errors import UserError
-from ..schema import RuntimeConfig
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import metrics
+from ..config.schema import EvalConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
 from ..objective import reconstruction, total_kl
-from ..schema import EvalConfig
 from .batches import to_float
 from .device import Device
 from .distributed import World

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.schema import RunConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
-from ..schema import RunConfig
 from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..config.schema import RunConfig
 from ..models.base import Step, VideoCVAE
 from ..objective import reconstruction, total_kl
-from ..schema import RunConfig
 from ..seeding import stream
 from .batches import Batch
 from .compiled import compiled

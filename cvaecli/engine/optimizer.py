@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from ..config.schema import RunConfig
 from ..models.base import VideoCVAE
-from ..schema import RunConfig
 
 
 def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.optim.Optimizer:

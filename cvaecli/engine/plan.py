@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..config.schema import RunConfig
 from ..schedules import beta, forced, learning_rate, tfr
-from ..schema import RunConfig
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..config.schema import TrainConfig
 from ..errors import UserError
-from ..schema import TrainConfig
 
 
 class Rows(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ..config.schema import TeacherForcingConfig
 from ..models.base import Features, State, Step, VideoCVAE, join_steps, slice_time, stack_steps
-from ..schema import TeacherForcingConfig
 from .batches import Batch
 from .recompute import recomputed
 

@@ -7,7 +7,7 @@ import pkgutil
 
 from .base import VideoCVAE
 
-_NOT_MODELS = {"base", "layers", "course", "svg_backbones", "svg_recurrent"}
+_NOT_MODELS = {"base", "layers", "pose_checkpoint"}
 
 
 def names() -> list[str]:

@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import cache, tfrecord
+from .. import cache
 from ..cache import Writer
 from ..images import File, entries, link_fault, relative
 from ..report import Report, capped
-from ..tfrecord import RecordError
-from . import common
+from . import common, tfrecord
 from .common import Floats, Sizes, Trajectory
 from .folders import natural
 from .shots import Shot, copy_frames, read_shot
+from .tfrecord import RecordError
 
 Progress = Callable[[int, int], None]
 SUFFIXES = (".tfrecords", ".tfrecord")

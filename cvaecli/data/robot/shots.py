@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .. import tfrecord
 from ..report import spans
-from ..tfrecord import RecordError, Values
-from . import common
+from . import common, tfrecord
 from .common import Floats
+from .tfrecord import RecordError, Values
 
 _KEY = re.compile(r"([0-9]{1,9})/(action|endeffector_pos|image_aux1/encoded)")
 

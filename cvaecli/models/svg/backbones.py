@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import BatchNorm, batch_norm_per_step, split_time
+from ..layers import BatchNorm, batch_norm_per_step, split_time
 
 Norm = Literal["batch", "group"]
 Conv = nn.Conv2d | nn.ConvTranspose2d

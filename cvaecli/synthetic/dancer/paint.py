@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cvaecli.data.studio import room
+from cvaecli.synthetic.dancer import room
 
 Array = npt.NDArray[np.float64]
 

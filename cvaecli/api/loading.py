@@ -11,17 +11,17 @@ import torch
 from .. import checkpoint as checkpoints
 from .. import data as sources
 from .. import models
+from ..config.schema import RunConfig
 from ..data.clip import VideoData
 from ..data.report import capped
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, World
 from ..errors import UserError
 from ..models.base import VideoCVAE
-from ..models.course import load_course_checkpoint
 from ..models.pose import PoseCVAE
+from ..models.pose_checkpoint import load_course_checkpoint
 from ..reporter import Reporter, Silent
 from ..run import Run, find
-from ..schema import RunConfig
 
 RUNS = Path("runs")
 

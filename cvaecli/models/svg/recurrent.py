@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import Gaussian
-from .layers import at_least_float32
-from .svg_backbones import Norm, make_norm, normalise
+from ..base import Gaussian
+from ..layers import at_least_float32
+from .backbones import Norm, make_norm, normalise
 
 Cells = tuple[tuple[Tensor, Tensor], ...]
 """(h, c) of every layer, each ``[B, hidden]``."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cvaecli.data.studio.room import FOCAL, project
+from cvaecli.synthetic.dancer.room import FOCAL, project
 
 Array = npt.NDArray[np.float64]
 Pose = dict[str, float]

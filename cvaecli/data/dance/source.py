@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..cache import Rows, Writer
+from ..images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
+from ..report import Report, capped, spans
 from . import cuts
-from .cache import Rows, Writer
-from .images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
-from .report import Report, capped, spans
 
 Progress = Callable[[int, int], None]
 FOLDERS = ("train", "val", "test")

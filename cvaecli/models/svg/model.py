@@ -31,12 +31,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
-from .layers import at_least_float32, join_time, several_processes, split_time
-from .svg_backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
-from .svg_init import initialise, make_heard
-from .svg_recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
+from ...errors import UserError
+from ..base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
+from ..layers import at_least_float32, join_time, several_processes, split_time
+from .backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
+from .init import initialise, make_heard
+from .recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
 
 
 class SVGConfig(ModelConfig):

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cvaecli.data import tfrecord
 from cvaecli.data.clip import Clip
+from cvaecli.data.robot import tfrecord
 from cvaecli.data.robot.common import driving
-from cvaecli.data.tabletop import paint, world
-from cvaecli.data.tabletop.ground import table
 from cvaecli.errors import UserError
+from cvaecli.synthetic.robot import paint, world
+from cvaecli.synthetic.robot.ground import table
 
 Layout = Literal["processed", "tfrecord"]
 Floats = npt.NDArray[np.float32]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .svg_backbones import Layer
-from .svg_recurrent import FramePredictor, GaussianLSTM
+from .backbones import Layer
+from .recurrent import FramePredictor, GaussianLSTM
 
 NARROW = -4.0
 """Log of the posterior's variance after ``make_heard``."""

@@ -26,10 +26,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .reporter import Advance
+from ..reporter import Advance
 
 if TYPE_CHECKING:
-    from .engine.fit import EpochEvent, StepEvent
+    from ..engine.fit import EpochEvent, StepEvent
 
 PLAIN_EVERY = 30.0
 """Seconds between two plain progress lines within an epoch, where there is no terminal."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .errors import UserError
+from ..errors import UserError
 from .schema import RunConfig
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -96,7 +96,7 @@ def builtin_names() -> list[str]:
 
 def _builtin_root() -> Path:
     """``configs/``: inside the package in a wheel, beside it in a checkout (one copy of the files)."""
-    package = Path(str(importlib.resources.files(__package__)))
+    package = Path(str(importlib.resources.files("cvaecli")))
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -154,7 +154,7 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
 
 def _with_model(raw: dict[str, Any]) -> dict[str, Any]:
     """``model`` by the schema of the model it names, ``teacher_forcing`` as that model needs it."""
-    from . import models  # imports torch: only when a config is really loaded
+    from .. import models  # imports torch: only when a config is really loaded
 
     section = raw.get("model")
     section = {} if section is None else section

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import CvaeError, UserError
+from ..errors import CvaeError, UserError
 from .panels import Frame, enlarge, side_by_side, strip
 
 __all__ = ["enlarge", "replacing", "save_png", "side_by_side", "strip", "to_uint8", "write"]

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .images import chunks
-from .report import spans
+from ..images import chunks
+from ..report import spans
 
 JUMP_FACTOR = 8.0
 """A cut's step is more than so many times the median step around it (real dropped frames: up to 6)."""

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from cvaecli.data.clip import Clip
-from cvaecli.data.studio.paint import Studio, draw
-from cvaecli.data.studio.person import perform
 from cvaecli.errors import UserError
+from cvaecli.synthetic.dancer.paint import Studio, draw
+from cvaecli.synthetic.dancer.person import perform
 
 Bytes = npt.NDArray[np.uint8]
 

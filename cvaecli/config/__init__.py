@@ -1,0 +1,1 @@
+"""Run configs: the schema of every key, and how a config is read and checked."""

@@ -1,0 +1,1 @@
+"""The dance layout: frames and label images in folders, cut into clips."""

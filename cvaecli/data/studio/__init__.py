@@ -1,1 +1,0 @@
-"""The pieces of the synthetic set: a room, a person, and how both are drawn."""

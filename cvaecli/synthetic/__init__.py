@@ -1,0 +1,1 @@
+"""The built-in data sets: a dancer in a room, and a robot arm that pushes things."""
