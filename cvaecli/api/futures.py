@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engine.evaluate import predicted_frames
 from ..errors import UserError
-from ..media.video import replacing
+from ..files import replacing
 from ..reporter import Reporter, Silent
 from .loading import RUNS, load_data, open_run
 from .streaming import Video, predicted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import checkpoint as checkpoints
+from .. import evaluations
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
@@ -101,7 +101,7 @@ def validate(
     }
     summary = without_nan(summary)
     name = f"{split}-swapped" if swap_conditions else split
-    folder = home.write_evaluation(name, summary, list(scores.per_frame()))
+    folder = evaluations.write(home.path, name, summary, list(scores.per_frame()))
     save_strip(scores, folder / "strip.png")
     return summary
 
@@ -121,11 +121,7 @@ def without_nan(values: Any) -> Any:
 
 def evaluation(run: Run, split: str = "val") -> dict[str, Any]:
     """The last validation of a run: ``eval/<split>/metrics.json``."""
-    path = run.path / "eval" / split / "metrics.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not there", f"run: cvae validate {run.path} --split {split}")
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return metrics
+    return evaluations.read_summary(run.path, split)
 
 
 def _with_truth(data: VideoData, split: str, config: RunConfig) -> list[Clip]:

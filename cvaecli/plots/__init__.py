@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..errors import UserError
-from ..media.video import replacing
+from ..files import replacing
 from . import figures
 from .compare import compare_figure, write_tables
 from .figures import Request, Run

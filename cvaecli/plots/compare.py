@@ -17,7 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from ..errors import UserError
-from ..media.video import replacing
+from ..files import replacing
 from . import figures
 from .figures import Request, Run
 from .psnr import common_split, over_clips, per_frame, protocols
