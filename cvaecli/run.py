@@ -172,16 +172,26 @@ def find(spec: str | Path | None, root: Path = Path("runs")) -> tuple[Run, Path]
     Raises:
         UserError: there is none.
     """
+    run = find_run(spec, root)
+    path = None if spec is None else Path(spec)
+    return (run, path) if path is not None and path.is_file() else (run, run.for_prediction())
+
+
+def find_run(spec: str | Path | None, root: Path = Path("runs")) -> Run:
+    """The run that RUN means, see ``find``; it need not hold a checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
     if spec is None or (str(spec) == "latest" and not Path("latest").exists()):
-        newest = _newest(root)
-        return newest, newest.for_prediction()
+        return _newest(root)
     path = Path(spec)
     if path.is_file():
         run = path.resolve().parent.parent
-        return Run(run if (run / "config.yaml").is_file() else path.resolve().parent), path
+        return Run(run if (run / "config.yaml").is_file() else path.resolve().parent)
     for folder in (path, root / path):
         if (folder / "config.yaml").is_file():
-            return Run(folder), Run(folder).for_prediction()
+            return Run(folder)
     names = sorted(p.parent.name for p in root.glob("*/config.yaml") if not p.parent.is_symlink())
     there = f"runs here: {', '.join(names[:8])}" if names else f"there are no runs under {root}/ yet"
     raise UserError(f"{spec}: no such run", there)

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
-from .common import AsJson, Debug, terminal
+from .common import AsJson, Debug, Quiet, terminal
 
 
 class Kind(StrEnum):
@@ -49,6 +48,7 @@ def plot(
     label: Annotated[
         list[str] | None, typer.Option(help="A run's name in the figure; once for each run.")
     ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -56,23 +56,19 @@ def plot(
 
     Example: cvae plot psnr runs/cyclical-001 runs/none-001
     """
-    with terminal(as_json=as_json, debug=debug) as console:
-        from .. import plots
-        from ..run import find
+    with terminal(quiet, as_json, debug) as console:
+        from .. import api
 
-        if label and kind == Kind.compare:
-            raise UserError(
-                "--label: compare names settings by what differs in their configs", "leave it out"
-            )
-        specs: list[str | None] = [*runs] if runs else [None]
-        if kind == Kind.samples:
-            from ..api.futures import futures
-
-            split = split or "test"
-            for spec in specs:
-                futures(spec, split=split, sequence=sequence, samples=samples, reporter=console)
-        folders = [find(spec)[0].path for spec in specs]
-        written = plots.plot(kind.value, folders, out, labels=label or None, split=split)
+        written = api.plot(
+            kind.value,
+            runs or [],
+            out=out,
+            labels=label,
+            split=split,
+            sequence=sequence,
+            samples=samples,
+            reporter=console,
+        )
         if as_json:
             console.data({"written": [str(path) for path in written]})
         else:
