@@ -378,11 +378,14 @@ def _explain(fault: Any, prefix: str, known: Sequence[str]) -> tuple[str, str]:
 
 def _unknown(key: str, known: Sequence[str]) -> tuple[str, str]:
     """(message, hint) for a key that does not exist: the nearest spelling in its section, and the same name
-    in other sections (``train.lr``: ``optim.lr``)."""
+    in other sections (``train.lr``: ``optim.lr``), or else the nearest spelling there."""
     section, _, name = key.rpartition(".")
     here = _last_parts(section, known)
     near = [f"{section}.{match}".lstrip(".") for match in difflib.get_close_matches(name, here, n=1)]
     near += [other for other in known if other.rpartition(".")[2] == name]
+    if not near:
+        names = {other.rpartition(".")[2]: other for other in known}
+        near = [names[match] for match in difflib.get_close_matches(name, names, n=1, cutoff=0.7)]
     if near:
         return f"{key}: unknown key; did you mean {' or '.join(near)}?", ""
     return f"{key}: unknown key", f"known here: {', '.join(here)}"
