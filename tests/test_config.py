@@ -86,34 +86,39 @@ def test_annealing_configs_differ_in_the_kl_section_alone() -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("reports/pose-")])
-def test_report_configs_share_the_template(name: str) -> None:
-    run = config.load(name)
-    assert (run.data.height, run.data.width, run.data.n_past) == (32, 64, 1)
-    assert (run.train.batch_size, run.train.window, run.train.stride) == (2, 16, None)
-    assert (run.train.shuffle, run.train.time_reduction, run.train.grad_clip) == (False, "sum", 1.0)
-    assert run.train.save_every == 3
-    assert run.optim == config.from_dict({}).optim  # Adam 1e-3, a tenth at epochs 2 and 5
-    assert {k: v for k, v in run.model if k.endswith("_dim")} == {
-        "frame_dim": 128,
-        "label_dim": 32,
-        "z_dim": 12,
-        "fusion_dim": 192,
-    }
+def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values."""
+    keys: dict[str, Any] = {}
+    for key, value in section.items():
+        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return keys
 
 
-def test_report_settings() -> None:
-    runs = {name.removeprefix("reports/"): config.load(name) for name in NAMES if "reports/pose-" in name}
-    for name, run in runs.items():
-        model, forcing = run.model.model_dump(), run.teacher_forcing
-        assert forcing is not None and forcing.coin == "epoch"
-        mixing = name.startswith("pose-mixing")
-        assert model["posterior"] == ("fed" if name.startswith("pose-scheduled") else "target")
-        assert model["output"] == ("sigmoid" if mixing else "linear")
-        assert (forcing.mode, forcing.detach) == (("blend", "unforced") if mixing else ("replace", "off"))
-        assert run.train.epochs == (27 if mixing else 50)
-        assert (run.train.fast_epochs, run.train.fast_partial) == ((32, 0.4) if mixing else (0, 0.4))
-        assert run.train.interpolate_every == (5 if mixing and name != "pose-mixing-no-interpolation" else 0)
+def written(name: str) -> dict[str, Any]:
+    """What stands in a built-in config's own file."""
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    raw = config.parse_yaml(text, name)
+    assert isinstance(raw, dict)
+    return raw
+
+
+EXTENDING = {name: written(name)["extends"] for name in NAMES if "extends" in written(name)}
+
+
+@pytest.mark.parametrize("name", EXTENDING)
+def test_an_extending_config_says_only_what_differs(name: str) -> None:
+    own = flat({key: value for key, value in written(name).items() if key != "extends"})
+    run, base = flat(config.load(name).to_dict()), flat(config.load(EXTENDING[name]).to_dict())
+    assert {key for key in run | base if run.get(key) != base.get(key)} == set(own)
+
+
+def test_variants_of_a_report_extend_its_main_config() -> None:
+    """The main config of a report is the one whose name begins the others' names; it is written out."""
+    reports = [name for name in NAMES if name.startswith("reports/")]
+    for name in reports:
+        mains = [other for other in reports if name != other and name.startswith(f"{other}-")]
+        assert [EXTENDING[name]] == mains if name in EXTENDING else not mains
+    assert len([name for name in reports if name in EXTENDING]) == 13
 
 
 def test_nothing_at_all_is_the_course_model() -> None:
