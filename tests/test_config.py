@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_variants_of_a_report_extend_its_main_config() -> None:
         mains = [other for other in reports if name != other and name.startswith(f"{other}-")]
         assert [EXTENDING[name]] == mains if name in EXTENDING else not mains
     assert len([name for name in reports if name in EXTENDING]) == 13
+
+
+def test_the_page_on_the_reports_names_every_config() -> None:
+    page = (CONFIGS.parent / "docs" / "reports.md").read_text(encoding="utf-8")
+    for name in (name for name in NAMES if name.startswith("reports/")):
+        main, kind = EXTENDING.get(name, name), name.removeprefix(EXTENDING.get(name, name))
+        row = next(line for line in page.splitlines() if f"`{main}`" in line)
+        assert not kind or f"`{kind}`" in row, name
+    for name in set(re.findall(r"--config ([\w/-]+)(?=\s)", page)):
+        config.load(name)
 
 
 def test_nothing_at_all_is_the_course_model() -> None:
