@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cvaecli.config import loading as config
-from cvaecli.config.schema import BY_KIND, DataConfig, RunConfig
-from cvaecli.data import SOURCES
+from cvaecli.config.schema import DataConfig, RunConfig
+from cvaecli.data import KINDS
 from cvaecli.models.svg.model import SVGConfig
 from cvaecli.schedules import beta, forced, tfr
 
@@ -112,7 +112,6 @@ def test_a_kinds_own_defaults() -> None:
     free = DataConfig.model_validate({"kind": "robot", "height": 32, "n_future": None})
     assert (free.height, free.width, free.n_future) == (32, 64, None)
     assert DataConfig.model_validate(free.model_dump()) == free
-    for kind, source in SOURCES.items():
-        data = DataConfig.model_validate({"kind": kind})
-        assert (data.height, data.width) == source.size
-    assert set(BY_KIND) <= set(SOURCES)
+    for name, kind in KINDS.items():
+        data = DataConfig.model_validate({"kind": name})
+        assert (data.height, data.width) == (kind.height, kind.width)

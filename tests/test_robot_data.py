@@ -15,8 +15,7 @@ from cvaecli.api.loading import load_data
 from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.data import Clip, check, kind_of, load
-from cvaecli.data.robot import condition_stats, open_robot
-from cvaecli.data.robot.common import driving
+from cvaecli.data.robot import Robot, condition_stats, shifted_condition
 from cvaecli.data.robot.folders import natural
 from cvaecli.errors import DataError, UserError
 from cvaecli.reporter import Silent
@@ -85,8 +84,8 @@ def test_what_drives_what(robot_set: Make) -> None:
     assert [clip.n_frames for clip in splits["train"]] == [6, 7]
 
 
-def test_driving() -> None:
-    made = driving(np.array([[1], [2], [3]], "f4"), np.array([[4], [5], [6]], "f4"))
+def test_each_row_drives_the_next_frame() -> None:
+    made = shifted_condition(np.array([[1], [2], [3]], "f4"), np.array([[4], [5], [6]], "f4"))
     assert made.tolist() == [[0, 0], [1, 4], [2, 5]]
 
 
@@ -366,7 +365,7 @@ def test_listing_decodes_nothing(robot_set: Make) -> None:
     for path in root.rglob("*.*"):
         if path.is_file():
             path.write_bytes(b"x")
-    assert open_robot(root).report.ok
+    assert Robot(root).report.ok
 
 
 # -- told apart --

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from cvaecli.data import VideoData, cache, check, load
 from cvaecli.data.images import File
 from cvaecli.data.robot import tfrecord
+from cvaecli.data.robot.bair_record import BairRecord
 from cvaecli.data.robot.records import Conversion, Records
-from cvaecli.data.robot.shots import Shot
 from cvaecli.data.robot.tfrecord import (
     Record,
     RecordError,
@@ -354,7 +354,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "broken"))
     copy = Conversion._copy
 
-    def stop(self: Conversion, part: cache.Writer, file: File, shots: list[Shot]) -> None:
+    def stop(self: Conversion, part: cache.Writer, file: File, shots: list[BairRecord]) -> None:
         if file.name.endswith(FILES[2]):
             raise KeyboardInterrupt
         copy(self, part, file, shots)

@@ -57,6 +57,7 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
             width=data.width,
             cuts=data.cuts,
             min_frames={"train": train_frames, "val": data.n_past + 1, "test": data.n_past + 1},
+            train_frames=data.train_frames,
             need=need,
             progress=advance,
         )

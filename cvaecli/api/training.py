@@ -13,7 +13,7 @@ import torch
 
 from .. import checkpoint as checkpoints
 from ..config.schema import RunConfig
-from ..data.clip import Clip, VideoData
+from ..data.clip import Clip, VideoData, first_frames
 from ..data.robot import condition_stats
 from ..engine import measure
 from ..engine.device import Device, prepare
@@ -171,7 +171,8 @@ def build_trainer(
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
     if fresh and train_clips[0].condition.ndim == 2:
-        mean, std = condition_stats(train_clips)
+        used = first_frames([clip.n_frames for clip in train_clips], config.data.partial)
+        mean, std = condition_stats(train_clips, used)
         model.set_condition_stats(torch.from_numpy(mean), torch.from_numpy(std))
     if fresh and config.train.init is not None:
         load_initial_weights(model, config.train.init, reporter)

@@ -1,4 +1,4 @@
-"""What was found wrong or odd in a data set: lines for people."""
+"""What is wrong or odd with a data set, in lines for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 LISTED = 20
-"""Lines of one kind that are written out before the rest is only counted."""
+"""Lines of one kind that are written out; further ones are only counted."""
 
 
 @dataclass
@@ -14,9 +14,9 @@ class Report:
     """Everything found in one pass over a data set.
 
     Attributes:
-        faults: what makes it unusable, one line each: the file and the remedy.
+        faults: what makes it unusable, one line each, with the file and the remedy.
         warnings: what is odd but usable, one line each.
-        summary: what it holds, one line a split.
+        summary: what it holds, a line or two per split.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -25,19 +25,19 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """True if nothing stands in the way of using the data."""
+        """Whether the data can be used."""
         return not self.faults
 
 
 def capped(lines: Sequence[str], where: str) -> list[str]:
-    """At most ``LISTED`` of ``lines``, then one that counts the rest."""
+    """At most ``LISTED`` of ``lines``, then a line that counts the rest."""
     if len(lines) <= LISTED:
         return list(lines)
     return [*lines[:LISTED], f"{where}: and {len(lines) - LISTED} more like these"]
 
 
 def spans(numbers: Sequence[int], step: int = 1) -> str:
-    """Sorted numbers as short text: ``0-7, 9, 12-20``; long lists end in a count."""
+    """Sorted numbers as short text, e.g. ``0-7, 9, 12-20``; long lists end in a count."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + step:

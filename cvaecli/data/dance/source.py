@@ -8,7 +8,7 @@
     test_ground_truth/S/N.png                           optional: the true frames of S (also below test/)
     clips.csv                                           optional: split,first,last (see `cuts`)
 
-Names are ``N.png`` or ``frameNNNNNN.png`` from any first number on; sizes may differ.
+Names are ``N.png`` or ``frameNNNNNN.png``, from any first number; sizes may differ.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..cache import Rows, Writer
 from ..images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
+from ..kinds import Progress
 from ..report import Report, capped, spans
 from . import cuts
 
-Progress = Callable[[int, int], None]
 FOLDERS = ("train", "val", "test")
 SIZES_NAMED = 3
 CLIPS_NAMED = 6
 WHITE = 0.5
-"""Labels are drawn on white: frames whiter than this beside labels that are not have changed places."""
+"""Labels are drawn on white. If more of the frames is white than this share, and little of the labels is,
+the two folders are exchanged."""
 
 
 @dataclass
 class Strip:
-    """The pictures of one folder (train, val) or test sequence, as listed: nothing is decoded yet.
+    """The pictures of one folder (train, val) or test sequence as listed; nothing is decoded yet.
 
-    ``numbers`` are those of the labels; the frames are those of the first ``len(frames)`` of them.
+    ``numbers`` are those of the labels. The frames have the first ``len(frames)`` of these numbers.
     """
 
     split: str
@@ -56,20 +58,21 @@ class Strip:
         return self.name.replace("/", "-")
 
 
-def is_dance(root: Path) -> bool:
-    """Whether the dance layout is clearly meant, complete or not."""
-    names = [f"{split}/{split}_{part}" for split in FOLDERS for part in ("img", "label")]
-    return any((root / name).is_dir() for name in names)
-
-
 @dataclass
 class Dance:
-    """A data set in the dance layout: `__init__` lists it, `convert` decodes it.
+    """A data set in the dance layout; see `Source`. Making one lists it, `convert` decodes it.
 
     Attributes:
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
+
+    lends_val: ClassVar[bool] = False
+    remedies: ClassVar[dict[str, str]] = {
+        "train": "training needs train/train_img and train/train_label; add them",
+        "val": "validation needs val/val_img and val/val_label; add them, or move frames there from train",
+        "test": "add test/test_img/S/0.png and test/test_label/S/N.png, or use another split",
+    }
 
     root: Path
     report: Report = field(default_factory=Report)
@@ -92,32 +95,26 @@ class Dance:
             self._read_table(path)
         self.files += [file for strip in self.strips for file in (*strip.frames, *strip.labels)]
 
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether at least one of the layout's folders is there."""
+        names = [f"{split}/{split}_{part}" for split in FOLDERS for part in ("img", "label")]
+        return any((root / name).is_dir() for name in names)
+
     @property
     def splits(self) -> set[str]:
         """The splits whose folder exists, good or not."""
         return {name for name in FOLDERS if (self.root / name).is_dir()}
 
-    @property
-    def pictures(self) -> int:
-        """Number of pictures to decode."""
-        return sum(len(strip.frames) + len(strip.labels) for strip in self.strips)
-
     def nbytes(self, height: int, width: int) -> int:
-        """Size of the decoded arrays."""
-        return self.pictures * 3 * height * width
+        """Size of the decoded arrays in bytes."""
+        pictures = sum(len(strip.frames) + len(strip.labels) for strip in self.strips)
+        return pictures * 3 * height * width
 
     def convert(self, writer: Writer, cut: str, height: int, width: int, progress: Progress | None) -> Report:
-        """Decodes every picture into ``writer`` and names the clips.
+        """Decodes every picture into ``writer`` and names the clips; see `Source.convert`.
 
-        Args:
-            writer: the cache entry to fill.
-            cut: ``auto`` or ``none``; a clips.csv wins over both.
-            height: frame height in pixels.
-            width: frame width in pixels.
-            progress: called with (pictures done, pictures in all).
-
-        Returns:
-            Faults and warnings of the pictures and a summary; no clips are named if there are faults.
+        A clips.csv wins over ``cut``.
         """
         found = Report()
         sizes = self._decode(writer, (3, height, width), found, progress)
@@ -170,7 +167,7 @@ class Dance:
         if images.files and labels.files:
             strip = Strip(split, split, numbers, list(images.files.values()), list(labels.files.values()))
             self.strips.append(strip)
-            every = sorted(images.files.keys() | labels.files.keys())  # what lacks its partner is told above
+            every = sorted(images.files.keys() | labels.files.keys())  # lone ones are reported above
             jumps = [f"{every[i - 1]} to {every[i]}" for i in cuts.gaps(every)]
             self.report.warnings += capped(
                 [
@@ -215,7 +212,7 @@ class Dance:
             f"{where}: no label between {numbers[i - 1]} and {numbers[i]}; every step needs one, add it"
             for i in cuts.gaps(numbers)
         ]
-        # Given frames stay what they are; the truth only continues them.
+        # Given frames are not replaced; the true frames only continue them.
         frames = {**true.files, **given.files}
         for kind, path, files in (("given", image, given.files), ("true", truth or image, frames)):
             if sorted(files) != numbers[: len(files)]:
@@ -228,7 +225,7 @@ class Dance:
         self.strips.append(Strip("test", f"test/{name}", numbers, ordered, list(labels.files.values())))
 
     def _listing(self, folder: Path, empty: str = "no frames (N.png or frameNNNNNN.png)") -> Listing | None:
-        """Lists a folder that must hold pictures; None, with a fault, where it is not there."""
+        """Lists a folder that must hold pictures; None, with a fault, where it does not exist."""
         if not self._usable(folder):
             return None
         listing = list_pictures(folder, self.root)
@@ -252,7 +249,7 @@ class Dance:
         return found
 
     def _usable(self, folder: Path) -> bool:
-        """Whether ``folder`` is a folder inside the root; adds a fault if not."""
+        """Whether ``folder`` is a readable folder inside the root; adds a fault if not."""
         for path in (folder.parent, folder):
             fault = link_fault(path, self.root) if path != self.root else None
             if fault is None and not path.is_dir():
@@ -360,7 +357,7 @@ def _cut_warnings(strip: Strip, seen: cuts.Cuts) -> list[str]:
     )
     return [
         f"{strip.name}: cuts found at {spans([strip.numbers[i] for i in at])} ({why}); "
-        "to say otherwise write a clips.csv (split,first,last), or set data.cuts=none"
+        "if that is wrong, write a clips.csv (split,first,last), or set data.cuts=none"
         for at, why in signs
         if at
     ]

@@ -1,4 +1,4 @@
-"""What both robot layouts share: how numbers drive frames, the borrowed validation split, the summary."""
+"""Trajectories of both robot layouts: the folders of a split, the clips they become, the summary."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from ..cache import Rows, Writer
 from ..images import link_fault, relative
+from ..kinds import parts
 from ..report import Report, capped
+from .condition import Floats
 
-Floats = npt.NDArray[np.float32]
 Sizes = Counter[tuple[int, int]]
+"""How often each (width, height) occurs."""
 
-ACTION = ("dx", "dy", "dz", "gripper")
-POSITION = ("x", "y", "z")
 FOLDERS = {"train": ("train",), "val": ("validate", "val"), "test": ("test",)}
 """The folders that may hold a split."""
-LENT = 0.05
-"""Share of the training trajectories that serve as val where there is no such split."""
+BORROWED = 0.05
+"""Share of the training trajectories that serve as val where there is no val split."""
 SIZES_NAMED = 3
 
 
 class Trajectory(NamedTuple):
-    """Rows ``start`` to ``stop`` of the split whose folder it lies in.
+    """Where a trajectory lies: rows ``start`` to ``stop`` (exclusive) of the folder's split.
 
-    The arrays that hold them are named ``ARRAY-frames`` and ``ARRAY-condition``, and begin with the split's
-    row ``origin``; ``array`` is the split's name where that is one array.
+    The rows are in the arrays ``ARRAY-frames`` and ``ARRAY-condition``, whose first row is the split's row
+    ``origin``. Where a split is one array, ``array`` is the split's name and ``origin`` 0.
     """
 
     split: str
@@ -43,19 +40,8 @@ class Trajectory(NamedTuple):
     origin: int = 0
 
 
-def driving(actions: Floats, positions: Floats) -> Floats:
-    """The condition ``[T, A + P]`` of ``T`` frames from the actions ``[T, A]`` and positions ``[T, P]``.
-
-    Row t holds the action and the position of step t - 1, for these drive the step that arrives at
-    frame t. Row 0 is zeros: nothing is known of what led to frame 0, which is always a given one. The
-    last action leads out of the clip and is not used.
-    """
-    table = np.concatenate([actions, positions], axis=1, dtype=np.float32)
-    return np.concatenate([np.zeros_like(table[:1]), table[:-1]])
-
-
 def present(base: Path) -> dict[str, list[Path]]:
-    """The folders that are there, by split."""
+    """The folders that exist, by split."""
     found = {split: [base / name for name in names] for split, names in FOLDERS.items()}
     # os.path, because Path raises where a folder above may not be entered.
     there = {split: [path for path in paths if os.path.isdir(path)] for split, paths in found.items()}  # noqa: PTH112
@@ -63,7 +49,7 @@ def present(base: Path) -> dict[str, list[Path]]:
 
 
 def closed(folder: Path, root: Path) -> str | None:
-    """A line if a folder below ``root`` cannot be used: a link out of it, or not ours to read."""
+    """A line if a folder below ``root`` cannot be used (a link out of it, or no permission), else None."""
     for path in (folder.parent, folder):
         if path.is_relative_to(root) and path != root and (fault := link_fault(path, root)):
             return fault
@@ -77,27 +63,29 @@ def finish(
     found: Report,
     trajectories: Sequence[Trajectory],
     numbers: Mapping[str, Floats],
-    names: Sequence[str],
+    columns: Mapping[str, Sequence[str]],
     sizes: Mapping[str, Sizes],
     aspect: float,
 ) -> None:
-    """Names the clips in ``writer``, whose arrays are filled, and tells what they hold.
+    """Names the clips in ``writer``, whose arrays are filled, and adds warnings and the summary to ``found``.
 
     Args:
         writer: has the arrays that the trajectories name.
-        found: gets warnings and the summary.
+        found: the report to add to.
         trajectories: all of them, in order.
         numbers: by split, the actions and positions as they are in the files, ``[frames, A + P]``.
-        names: of the columns, ``A + P`` of them.
+        columns: names of the columns of ``actions`` (A) and ``positions`` (P).
         sizes: by split, how often each (width, height) occurs in the files.
-        aspect: width / height of the frames that are wanted.
+        aspect: width / height of the frames after resizing.
     """
+    writer.condition_parts = parts(columns)
+    names = [name for part in columns.values() for name in part]
     present = {trajectory.split for trajectory in trajectories}
     train = [trajectory for trajectory in trajectories if trajectory.split == "train"]
-    lent = set()
+    borrowed = set()
     if "val" not in present and len(train) > 1:
-        count = max(1, round(LENT * len(train)))
-        lent = set(train[-count:])
+        count = max(1, round(BORROWED * len(train)))
+        borrowed = set(train[-count:])
         found.warnings.append(
             f"val: no such split; the last {count} of {len(train)} train trajectories serve instead "
             f"({train[-count].name} on) and are not trained on"
@@ -106,7 +94,7 @@ def finish(
         found.warnings.append("val: no such split, and train has no trajectory to spare; nothing to validate")
     clips: dict[str, list[Trajectory]] = {split: [] for split in FOLDERS}
     for item in trajectories:
-        clips["val" if item in lent else item.split].append(item)
+        clips["val" if item in borrowed else item.split].append(item)
     for split, items in clips.items():
         for item in items:
             span = item.start - item.origin, item.stop - item.origin
@@ -136,7 +124,7 @@ def _size_warnings(split: str, sizes: Sizes, aspect: float) -> list[str]:
 def _summary(
     split: str, items: Sequence[Trajectory], numbers: Floats, names: Sequence[str], sizes: Sizes
 ) -> list[str]:
-    """A line that counts, and one with the range of every column."""
+    """Two lines: how many trajectories and frames there are, and the range of every column."""
     lengths = [item.stop - item.start for item in items]
     each = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
     (width, height), _ = sizes.most_common(1)[0]
@@ -152,13 +140,6 @@ def _summary(
     ]
 
 
-def column_names(actions: int, positions: int) -> tuple[str, ...]:
-    """Names for columns that have none: BAIR's where the number fits."""
-    first = ACTION if actions == len(ACTION) else tuple(f"action {i}" for i in range(actions))
-    second = POSITION if positions == len(POSITION) else tuple(f"position {i}" for i in range(positions))
-    return first + second
-
-
 def at_most(lines: list[str], where: Path) -> list[str]:
-    """`capped` for the lines of a whole set."""
+    """At most so many lines for the whole set ``where``; see `capped`."""
     return capped(lines, str(where))

@@ -9,7 +9,7 @@ RAIL = 0.05
 """Width of the rails around the mat, in table widths."""
 
 
-def table(h: int, w: int) -> npt.NDArray[np.float32]:
+def empty_table(h: int, w: int) -> npt.NDArray[np.float32]:
     """The empty table ``[3, h, w]``: a felt mat in a frame of beech, with the light's fall-off."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
     x, y = (x + 0.5) / w, (y + 0.5) / h
