@@ -310,6 +310,21 @@ def test_the_loss_is_reconstruction_and_weighted_kl_per_frame() -> None:
     assert terms["loss"] == pytest.approx(terms["recon"] + 0.5 * 0.1 * terms["kl"], rel=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_rows_on_the_posterior_weigh_reconstruction_and_kl_as_ever(share: float) -> None:
+    """Hybrid objective: recon : KL is 1 : weight on rows that have a KL term, whatever the share that has none.
+
+    Adam and clipping would hide it: the gradient of the KL term is compared with its formula.
+    """
+    train = {"batch_size": 4, "prior_share": share, "window": 4}
+    trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "weight": 0.1}, train=train)
+    terms = first_step(trainer).terms
+    posterior = 1 - share  # of the rows, so of the sum that is divided by all rows
+    assert trainer.model.m.grad.item() == pytest.approx(3 * posterior * 0.1 * 2 * 0.6, rel=1e-5)
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5), "nats, over the posterior rows"
+    assert terms["loss"] == pytest.approx(terms["recon"] + posterior * 0.1 * 0.36, rel=1e-5)
+
+
 def test_mean_over_time_divides_the_gradient_not_the_report() -> None:
     both = [toy_trainer(train={"time_reduction": kind}) for kind in ("sum", "mean")]
     terms = [first_step(trainer).terms for trainer in both]

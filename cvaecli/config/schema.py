@@ -131,8 +131,9 @@ class TrainConfig(Section):
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
     prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model
-    that is only ever told the target by the posterior leans on z (hybrid objective, Sohn et al. 2015)."""
+    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model that
+    in training always sees the target through the posterior relies on z too much (hybrid objective, Sohn et
+    al. 2015). Rounded to whole rows of the batch. The other rows keep their ratio of reconstruction to KL."""
     time_reduction: Literal["sum", "mean"] = "sum"
     """Sum (course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0

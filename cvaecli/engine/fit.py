@@ -126,6 +126,11 @@ class Trainer:
         return sum(self.sampler.steps(epoch) for epoch in range(self.config.train.epochs))
 
     @property
+    def prior_share(self) -> float:
+        """The share of each batch that draws z from the prior: ``train.prior_share`` in whole rows."""
+        return self._split.prior_share
+
+    @property
     def trained(self) -> VideoCVAE:
         """The model that is evaluated and kept: the weight average where there is one."""
         return self.average.model if self.average else self.model

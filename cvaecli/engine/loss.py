@@ -81,7 +81,9 @@ class Loss(nn.Module):
         recon = torch.stack(errors).sum(0) / self._split.batch  # (K,)
         kl = total_kl(steps[0])  # (told rows, K) nats
         K = kl.shape[1]
-        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.told
+        # Divided by all rows, as the reconstruction is: on a row with a KL term the two keep their ratio
+        # whatever the share of rows without one (hybrid objective, Sohn et al. 2015).
+        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch
         per_step = recon + weight * penalised  # (K,)
         loss = per_step.sum() if train.time_reduction == "sum" else per_step.mean()
         terms = torch.stack([per_step.mean(), recon.mean(), kl.sum() / (self._split.told * K)])
