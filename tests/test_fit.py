@@ -290,6 +290,7 @@ class _WithKL(AddingCVAE):
         ({"weight": 1}, 2 * 0.6),  # d/dm of m^2
         ({"weight": 0.01}, 0.01 * 2 * 0.6),
         ({"weight": 1, "reduction": "mean"}, 0.6),  # of 2 dimensions
+        ({"weight": 1, "reduction": "pixel"}, 2 * 0.6 / (3 * 8 * 8)),
         ({"weight": 1, "free_bits": 0.3}, 2 * 0.6),
         ({"weight": 1, "free_bits": 0.4}, 0.0),
         ({"weight": 1, "stop": 0.25}, 0.25 * 2 * 0.6),
@@ -303,6 +304,24 @@ def test_the_kl_terms_weight(kl: dict[str, Any], gradient: float) -> None:
     assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_weight_per_pixel_is_the_lower_bound_at_every_frame_size(size: int) -> None:
+    """Per-pixel reconstruction and KL / (C H W) are the lower bound divided by the number of pixel values."""
+    config = make_config(
+        data={"height": size, "width": size},
+        train={**TOY, "recon": "optimal_sigma"},
+        kl={"schedule": "none", "weight": 1, "reduction": "pixel"},
+    )
+    trainer = Trainer(_WithKL(0.6), config, CPU, [make_clip(17, "a", size=size)], [make_clip(6, size=size)])
+    terms = first_step(trainer).terms
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
+    bound = 3 * size * size * terms["recon"] + 0.36  # nats a frame, constants left out
+    assert 3 * size * size * terms["loss"] == pytest.approx(bound, rel=1e-5)
+    _, epochs = run_events(trainer)
+    row = epochs[-1].row
+    assert row["val/loss"] == pytest.approx(row["val/recon"] + row["val/kl"] / (3 * size * size), rel=1e-6)
+
+
 def test_the_loss_is_reconstruction_and_weighted_kl_per_frame() -> None:
     trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "stop": 0.5, "weight": 0.1})
     terms = first_step(trainer).terms
@@ -311,11 +330,8 @@ def test_the_loss_is_reconstruction_and_weighted_kl_per_frame() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
-def test_rows_on_the_posterior_weigh_reconstruction_and_kl_as_ever(share: float) -> None:
-    """Hybrid objective: recon : KL is 1 : weight on rows that have a KL term, whatever the share that has none.
-
-    Adam and clipping would hide it: the gradient of the KL term is compared with its formula.
-    """
+def test_the_prior_share_does_not_change_the_ratio_of_reconstruction_to_kl(share: float) -> None:
+    """Recon : KL is 1 : weight on the rows that have a KL term, whatever the share of rows without one."""
     train = {"batch_size": 4, "prior_share": share, "window": 4}
     trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "weight": 0.1}, train=train)
     terms = first_step(trainer).terms

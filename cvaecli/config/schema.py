@@ -181,8 +181,12 @@ class KLConfig(Section):
     """After the last of ``values``, start again at this index; when unset the last value is held."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Constant factor beside beta (SVG: 1e-4)."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Sum over all latent dimensions and pixels (course: nats per frame), or their mean."""
+    reduction: Literal["sum", "mean", "pixel"] = "sum"
+    """sum: nats per frame, over all latent dimensions (course). mean: nats per latent dimension. pixel: nats
+    per frame divided by the number of pixel values C * H * W of a frame. The reconstruction term is per pixel
+    too, so with pixel and weight 1 the loss is the negative evidence lower bound per pixel at every frame
+    size: exactly so for recon optimal_sigma; for mse that of a Gaussian decoder of variance 1/2, for l1 that
+    of a Laplace decoder of scale 1."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
     """KL below so many nats per frame is not penalised (Kingma et al. 2016)."""
 

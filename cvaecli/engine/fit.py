@@ -22,7 +22,7 @@ from .device import Device
 from .distributed import ALONE, World
 from .evaluate import Progress, evaluate, share, together
 from .graph import Replayed
-from .loss import Loss, Part, kl_scale
+from .loss import Loss, Part, kl_factor, kl_scale
 from .optimizer import load_state, make_optimizer, set_lr
 from .plan import Plan
 from .scores import Evaluation
@@ -113,7 +113,7 @@ class Trainer:
         self._terms = Terms(device.torch)
         self._forced_sum = 0.0
         self._blended = False  # this epoch's weights are interpolated already
-        self._kl_scale = kl_scale(model, config)
+        self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self._shared_loss = world.wrap(self._loss)
         self._graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
@@ -292,8 +292,8 @@ class Trainer:
     def _add_validation(self, row: dict[str, float | int | None], evaluation: Evaluation) -> bool:
         """Put a validation's numbers into an epoch's row; True where it is the best so far."""
         summary = evaluation.summary()
-        weight = (row["beta"] or 0.0) * self.config.kl.weight * self._kl_scale
-        row["val/loss"] = summary["recon"] + weight * summary["kl"]
+        factor = kl_factor(self.config, self._kl_scale, row["beta"] or 0.0)
+        row["val/loss"] = summary["recon"] + factor * summary["kl"]
         for name in ("recon", "kl", "psnr", "psnr_one_step", "psnr_posterior"):
             row[f"val/{name}"] = summary[name]
         # A rollout that ran off to NaN is never the best: no later one would be greater.
@@ -315,7 +315,7 @@ class Trainer:
     def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
         """One optimiser step on this process's rows; returns ``TERMS`` on the device, not waited for."""
         parts = [self._loss.parts(batch, n, self.step, plan.forced) for n in range(self._split.accumulate)]
-        numbers = (plan.tfr, plan.beta * self.config.kl.weight * self._kl_scale)
+        numbers = (plan.tfr, kl_factor(self.config, self._kl_scale, plan.beta))
         if self._graphs:  # what changes from step to step has to be read from the device
             place = self.device.torch
             terms, norm = self._replayed(

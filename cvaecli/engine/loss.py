@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -127,9 +128,25 @@ def _joined(first: Part, second: Part) -> Part:
     return Part(batch, Noise(z, fed), first.told)
 
 
-def kl_scale(model: VideoCVAE, config: RunConfig) -> float:
-    """1 for the sum over latent dimensions, 1 / their number for the mean."""
+def kl_scale(config: RunConfig, model: VideoCVAE, frame_shape: Sequence[int]) -> float:
+    """What ``kl.reduction`` multiplies the KL of a frame, in nats, by.
+
+    Args:
+        frame_shape: ``(C, H, W)``.
+    """
     if config.kl.reduction == "sum":
         return 1.0
-    shapes = model.noise_shapes((config.data.height, config.data.width))
-    return 1.0 / sum(torch.Size(shape).numel() for shape in shapes)
+    if config.kl.reduction == "pixel":
+        return 1.0 / math.prod(frame_shape)
+    shapes = model.noise_shapes((frame_shape[-2], frame_shape[-1]))
+    return 1.0 / sum(math.prod(shape) for shape in shapes)
+
+
+def kl_factor(config: RunConfig, scale: float, beta: float) -> float:
+    """The factor of the KL term, in nats per frame, in the loss: beta times ``kl.weight`` times its scale.
+
+    Args:
+        scale: from ``kl_scale``.
+        beta: of the step.
+    """
+    return beta * config.kl.weight * scale
