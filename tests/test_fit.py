@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -30,6 +31,7 @@ from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseCVAE
 from cvaecli.models.reference import ReferenceCVAE
 from cvaecli.schedules import learning_rate
+from cvaecli.terms import TRAIN_TERMS
 
 TOY = {"grad_clip": None, "shuffle": False, "log_every": 1}
 
@@ -322,11 +324,49 @@ def test_a_weight_per_pixel_is_the_lower_bound_at_every_frame_size(size: int) ->
     assert row["val/loss"] == pytest.approx(row["val/recon"] + row["val/kl"] / (3 * size * size), rel=1e-6)
 
 
-def test_the_loss_is_reconstruction_and_weighted_kl_per_frame() -> None:
-    trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "stop": 0.5, "weight": 0.1})
+MOVING = {"schedule": "monotonic", "ratio": 1.0, "weight": 0.1}  # beta moves with every step
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize(
+    ("kl", "train"),
+    [
+        (MOVING, {}),
+        ({**MOVING, "reduction": "mean"}, {}),
+        ({**MOVING, "reduction": "pixel", "weight": 100}, {}),
+        ({**MOVING, "free_bits": 5.0}, {}),
+        (MOVING, {"batch_size": 4, "prior_share": 0.25}),
+        (MOVING, {"batch_size": 4, "accumulate": 2, "time_reduction": "mean"}),
+    ],
+)
+def test_the_loss_is_reconstruction_and_weighted_kl(
+    kl: dict[str, Any], train: dict[str, Any], log_every: int
+) -> None:
+    """In every row, of training and of validation, whatever moves within it."""
+    settings = {"epochs": 3, "batch_size": 2, "window": 3, "log_every": log_every, **train}
+    steps, epochs = run_events(make_trainer(make_config(train=settings, kl=kl)))
+    rows = [event.terms for event in steps if event.terms]
+    rows += [{k.removeprefix("train/"): v for k, v in event.row.items()} for event in epochs]  # type: ignore[misc]
+    rows += [{k.removeprefix("val/"): v for k, v in event.row.items()} for event in epochs]  # type: ignore[misc]
+    assert any(row["kl_weighted"] > 1e-3 for row in rows)
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["recon"] + row["kl_weighted"], rel=1e-6)
+
+
+def test_the_weighted_kl_is_its_formula() -> None:
+    """beta * weight * mean(max(kl, free bits)); in validation with the beta of the last step."""
+    kl = {"schedule": "values", "values": [0.5, 1.0], "weight": 0.1, "free_bits": 0.5}
+    trainer = toy_trainer(_WithKL(0.6), kl=kl, train={"epochs": 2})
     terms = first_step(trainer).terms
-    assert terms is not None
-    assert terms["loss"] == pytest.approx(terms["recon"] + 0.5 * 0.1 * terms["kl"], rel=1e-5)
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
+    assert terms["kl_weighted"] == pytest.approx(0.5 * 0.1 * 0.5, rel=1e-5), "at least the free bits"
+    trainer = make_trainer(make_config(kl={**kl, "free_bits": 3.0}))
+    _, epochs = run_events(trainer)
+    for event, beta in zip(epochs, (0.5, 1.0), strict=True):
+        assert event.evaluation is not None
+        curves = [np.maximum(clip.kl, 3.0).mean() for clip in event.evaluation.clips]
+        assert event.row["val/kl_weighted"] == pytest.approx(beta * 0.1 * np.mean(curves), rel=1e-6)
+        assert event.row["val/kl"] == pytest.approx(np.mean([c.kl.mean() for c in event.evaluation.clips]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
@@ -479,7 +519,7 @@ def test_an_epochs_row_is_the_mean_of_its_steps(log_every: int) -> None:
     for event in epochs:
         mine = [step.terms for step in steps if step.epoch == event.epoch]
         assert len(mine) == 4
-        for name in ("loss", "recon", "kl", "grad_norm"):
+        for name in TRAIN_TERMS:
             mean = sum(terms[name] for terms in mine if terms) / len(mine)
             assert event.row[f"train/{name}"] == pytest.approx(mean, rel=1e-9)
         assert event.row["step"] == 4 * (event.epoch + 1)
@@ -516,12 +556,6 @@ def test_a_validation_that_is_not_a_number_is_never_the_best(monkeypatch: pytest
     monkeypatch.setattr(trainer, "evaluate", broken)
     _, (event,) = run_events(trainer)
     assert not event.best and trainer.best_psnr is None
-
-
-def test_validation_loss_has_the_epochs_beta() -> None:
-    _, epochs = run_events(make_trainer(make_config(kl={"schedule": "none", "stop": 0.5, "weight": 0.1})))
-    row = epochs[-1].row
-    assert row["val/loss"] == pytest.approx(row["val/recon"] + 0.05 * row["val/kl"])
 
 
 def test_max_steps_stops_within_an_epoch_and_schedules_do_not_know() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config.schema import RunConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
+from ..terms import VAL_TERMS
 from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device
@@ -293,9 +294,9 @@ class Trainer:
         """Put a validation's numbers into an epoch's row; True where it is the best so far."""
         summary = evaluation.summary()
         factor = kl_factor(self.config, self._kl_scale, row["beta"] or 0.0)
-        row["val/loss"] = summary["recon"] + factor * summary["kl"]
-        for name in ("recon", "kl", "psnr", "psnr_one_step", "psnr_posterior"):
-            row[f"val/{name}"] = summary[name]
+        weighted = factor * evaluation.penalised_kl(self.config.kl.free_bits)
+        values = {**summary, "loss": summary["recon"] + weighted, "kl_weighted": weighted}
+        row |= {f"val/{name}": values[name] for name in VAL_TERMS}
         # A rollout that ran off to NaN is never the best: no later one would be greater.
         best = bool(summary["psnr"] > (-math.inf if self.best_psnr is None else self.best_psnr))
         if best:
@@ -313,7 +314,7 @@ class Trainer:
         return plan
 
     def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
-        """One optimiser step on this process's rows; returns ``TERMS`` on the device, not waited for."""
+        """One optimiser step on this process's rows; returns its ``TRAIN_TERMS``, still on the device."""
         parts = [self._loss.parts(batch, n, self.step, plan.forced) for n in range(self._split.accumulate)]
         numbers = (plan.tfr, kl_factor(self.config, self._kl_scale, plan.beta))
         if self._graphs:  # what changes from step to step has to be read from the device
@@ -337,7 +338,7 @@ class Trainer:
         """The gradient of all parts and the optimiser's step: tensors in, tensors out, no waiting in between.
 
         Returns:
-            This process's share of loss, reconstruction and KL ``[3]``; the gradient's norm ``[1]``.
+            This process's share of the loss terms ``[4]``; the gradient's norm ``[1]``.
         """
         self.optimizer.zero_grad(set_to_none=True)
         shares = []

@@ -59,7 +59,7 @@ class Loss(nn.Module):
         ratio: float | Tensor,
         weight: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the rows, and three terms of it; nothing here waits for the device.
+        """The loss of the rows, and the terms of it; nothing here waits for the device.
 
         Args:
             parts: the rows; those with z from the posterior are in the first part.
@@ -68,8 +68,8 @@ class Loss(nn.Module):
 
         Returns:
             The loss to be differentiated, whose gradient is this part's share of the whole batch's (with
-            several processes, before DistributedDataParallel takes the mean), and ``[3]``: this part's
-            share of loss, reconstruction and KL, means per frame, detached.
+            several processes, before DistributedDataParallel takes the mean), and ``[4]``: this part's
+            share of the first four ``TRAIN_TERMS``, detached.
         """
         train = self._config.train
         with self._device.autocast():
@@ -85,9 +85,11 @@ class Loss(nn.Module):
         # Divided by all rows, as the reconstruction is: on a row with a KL term the two keep their ratio
         # whatever the share of rows without one (hybrid objective, Sohn et al. 2015).
         penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch
-        per_step = recon + weight * penalised  # (K,)
+        weighted = weight * penalised
+        per_step = recon + weighted  # (K,)
         loss = per_step.sum() if train.time_reduction == "sum" else per_step.mean()
-        terms = torch.stack([per_step.mean(), recon.mean(), kl.sum() / (self._split.told * K)])
+        nats = kl.sum() / (self._split.told * K)
+        terms = torch.stack([per_step.mean(), recon.mean(), nats, weighted.mean()])
         return loss * self._split.size, terms.detach()
 
     def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> list[Part]:

@@ -57,6 +57,10 @@ class Evaluation:
 
     clips: list[ClipScore]
 
+    def penalised_kl(self, free_bits: float) -> float:
+        """The KL as the loss counts it before its weight: nats per frame, at least ``free_bits`` a frame."""
+        return float(np.mean([np.mean(np.maximum(clip.kl, free_bits)) for clip in self.clips]))
+
     def summary(self) -> dict[str, Any]:
         """The numbers of ``metrics.json``; dB, nats per frame, and counts."""
 
