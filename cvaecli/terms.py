@@ -7,8 +7,9 @@ TRAIN_TERMS = ("loss", "recon", "kl", "kl_weighted", "grad_norm")
 ``loss = recon + kl_weighted``.
 
 ``kl`` is the plain KL in nats, over the rows of the batch whose z comes from the posterior.
-``kl_weighted`` is what it adds to the loss: at least ``kl.free_bits``, times beta, ``kl.weight`` and the scale
-of ``kl.reduction``; rows whose z comes from the prior add 0. ``grad_norm`` is the norm before clipping."""
+``kl_weighted`` is what it adds to the loss: at least ``kl.free_bits``, times beta, ``kl.weight`` and the
+scale of ``kl.reduction``; rows whose z comes from the prior add 0.
+``grad_norm`` is the gradient's norm before clipping."""
 
 VAL_TERMS = ("loss", "recon", "kl", "kl_weighted", "psnr", "psnr_one_step", "psnr_posterior")
 """Measured at every validation. ``loss = recon + kl_weighted`` with the rollout's ``recon`` and the KL of the

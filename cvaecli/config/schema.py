@@ -120,7 +120,8 @@ class TrainConfig(Section):
     stride: Positive | None = None
     """Distance between window starts; the window's length (no overlap) when unset."""
     shuffle: bool = True
-    """Draw windows in random order with a random offset each epoch; the course template does neither."""
+    """Draw windows in random order with a random offset each epoch; the course template does neither. Without
+    it, an epoch of steps_per_epoch goes on where the last one stopped."""
     save_every: Annotated[int, Field(ge=0)] = 0
     """Keep a numbered checkpoint every so many epochs; 0 keeps last, previous and best only."""
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
