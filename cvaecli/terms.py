@@ -11,6 +11,7 @@ TRAIN_TERMS = ("loss", "recon", "kl", "kl_weighted", "grad_norm")
 scale of ``kl.reduction``; rows whose z comes from the prior add 0.
 ``grad_norm`` is the gradient's norm before clipping."""
 
-VAL_TERMS = ("loss", "recon", "kl", "kl_weighted", "psnr", "psnr_one_step", "psnr_posterior")
+VAL_TERMS = ("loss", "recon", "kl", "kl_weighted", "psnr", "psnr_one_step", "psnr_posterior", "nan_frames")
 """Measured at every validation. ``loss = recon + kl_weighted`` with the rollout's ``recon`` and the KL of the
-posterior pass, weighted as in the epoch's last training step; every frame has a posterior."""
+posterior pass, weighted as in the epoch's last training step; every frame has a posterior.
+``nan_frames`` counts the rollout's frames with a NaN or an infinity."""

@@ -143,8 +143,9 @@ def test_without_shuffling_whole_epochs_begin_at_the_start() -> None:
 
 
 def test_without_shuffling_the_epochs_after_the_fast_ones_begin_at_the_start() -> None:
-    settings = {"shuffle": False, "steps_per_epoch": 1, "batch_size": 3, "fast_epochs": 3, "fast_partial": 0.5}
-    assert windows_of_epochs(sampler([40], **settings), range(5)) == [
+    fast = {"fast_epochs": 3, "fast_partial": 0.5}
+    one = sampler([40], shuffle=False, steps_per_epoch=1, batch_size=3, **fast)
+    assert windows_of_epochs(one, range(5)) == [
         [0, 1, 2],
         [3, 4, 0],
         [1, 2, 3],

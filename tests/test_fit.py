@@ -544,18 +544,30 @@ def test_validations_and_the_best_of_them() -> None:
     assert [event.best for event in epochs] == best
 
 
-def test_a_validation_that_is_not_a_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(make_config(train={"epochs": 1}))
-    real = trainer.evaluate
+def test_a_validation_with_nan_frames_is_never_the_best() -> None:
+    """It has a finite PSNR: such a frame is scored as black."""
 
-    def broken() -> Any:
-        evaluation = real()
-        evaluation.clips[0].psnr[:] = math.nan
-        return evaluation
+    class RunsOff(AddingCVAE):
+        broken = True
 
-    monkeypatch.setattr(trainer, "evaluate", broken)
-    _, (event,) = run_events(trainer)
-    assert not event.best and trainer.best_psnr is None
+        def step(self, *args: Any, **kwargs: Any) -> tuple[Step, State]:
+            step, state = super().step(*args, **kwargs)
+            if self.broken and not self.training:
+                step = step._replace(x_hat=step.x_hat * math.nan)
+            return step, state
+
+    model = RunsOff()
+    config = make_config(train={**TOY, "epochs": 2}, optim={"lr": 1e-4})
+    trainer = Trainer(model, config, CPU, [make_clip(17, "a")], [make_clip(6, "v")])
+    epochs = []
+    for event in trainer.events():
+        if isinstance(event, EpochEvent):
+            epochs.append(event)
+            model.broken = False
+    assert [event.best for event in epochs] == [False, True]
+    assert [event.row["val/nan_frames"] for event in epochs] == [5, 0]
+    assert math.isfinite(epochs[0].row["val/psnr"] or math.nan)
+    assert trainer.best_psnr == epochs[1].row["val/psnr"]
 
 
 def test_max_steps_stops_within_an_epoch_and_schedules_do_not_know() -> None:

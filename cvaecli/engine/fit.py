@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -297,8 +296,9 @@ class Trainer:
         weighted = factor * evaluation.penalised_kl(self.config.kl.free_bits)
         values = {**summary, "loss": summary["recon"] + weighted, "kl_weighted": weighted}
         row |= {f"val/{name}": values[name] for name in VAL_TERMS}
-        # A rollout that ran off to NaN is never the best: no later one would be greater.
-        best = bool(summary["psnr"] > (-math.inf if self.best_psnr is None else self.best_psnr))
+        # A rollout with NaN frames, which are scored as black, has a finite PSNR, and is never the best.
+        better = self.best_psnr is None or summary["psnr"] > self.best_psnr
+        best = better and not summary["nan_frames"]
         if best:
             self.best_psnr = summary["psnr"]
         return best
