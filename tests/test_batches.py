@@ -294,9 +294,3 @@ def test_zoom_keeps_a_flat_picture_and_changes_another() -> None:
     out = augment(frames, torch.full_like(labels, 0.3), AugmentConfig(zoom=0.2), stream(0, "augment"))
     torch.testing.assert_close(out[1], torch.full_like(labels, 0.3))
     assert not torch.allclose(out[0], frames, atol=1e-3)
-
-
-def test_vectors_are_untouched_by_augmentation() -> None:
-    frames, _ = pictures()
-    vectors = torch.rand(6, 3, 5)
-    assert augment(frames, vectors, AugmentConfig(flip=1, shift=(1, 1)), stream(0, "augment"))[1] is vectors

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from cvaecli.api.loading import build_model
 from cvaecli.config.schema import RunConfig
+from cvaecli.data.clip import Clip
 from cvaecli.engine.averaging import WeightAverage, interpolate
 from cvaecli.engine.batches import Batch, batches
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
-from cvaecli.errors import CvaeError
+from cvaecli.errors import CvaeError, UserError
 from cvaecli.models.anchored import AnchoredCVAE
 from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseCVAE
@@ -603,6 +604,32 @@ def test_no_mode_leaks_to_the_consumer() -> None:
         assert not torch.is_autocast_enabled("cpu")
 
 
+# --- which batches ------------------------------------------------------------------------------------
+
+
+def test_the_pose_model_may_train_on_pairs() -> None:
+    """The given frame then comes from anywhere in the clip, so that copying it is of no use."""
+
+    def trainer(sampling: str | None) -> Trainer:
+        train = {"sampling": sampling, "window": 2, "batch_size": 2, "epochs": 4, "shuffle": False}
+        return make_trainer(make_config(train=train), [make_clip(40)])
+
+    def distances(one: Trainer) -> set[int]:
+        frames = [frame for epoch in range(4) for _, frame in one.sampler.epoch(epoch)]
+        return {last - first for pairs in frames for first, last in pairs.tolist()}
+
+    assert distances(trainer(None)) == distances(trainer("windows")) == {1}
+    assert len(distances(trainer("pairs"))) > 20
+    steps, _ = run_events(trainer("pairs"))
+    assert len(steps) == 4 * 40 / 2, "every frame of the clip is predicted once an epoch"
+
+
+def test_a_model_of_pairs_may_train_on_windows() -> None:
+    config = make_config(train={**TOY, "sampling": "windows", "window": 2}, teacher_forcing=None)
+    trainer = Trainer(ReferenceToy(), config, CPU, [make_clip(20)], [])
+    assert all((frame[:, 1] - frame[:, 0] == 1).all() for _, frame in trainer.sampler.epoch(0))
+
+
 # --- what goes wrong ----------------------------------------------------------------------------------
 
 
@@ -619,6 +646,19 @@ def test_a_loss_that_is_not_finite_names_its_term_and_step(model: VideoCVAE, ter
         run_events(trainer)
     assert f"{term} is" in caught.value.message and "step 1 " in caught.value.message and caught.value.hint
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("augment", [{"flip": 0.5}, {"shift": [0, 1]}, {"zoom": 0.1}])
+def test_augmentation_is_refused_where_conditions_are_vectors(augment: dict[str, Any]) -> None:
+    """A mirrored or shifted picture would keep the actions and positions of the real one."""
+    still = make_clip(9)
+    vectors = Clip("arm", still.frames, np.zeros((9, 7), dtype=np.float32))
+    config = make_config(train={**TOY, "augment": augment})
+    with pytest.raises(UserError, match=r"train\.augment\.(flip|shift|zoom)") as caught:
+        Trainer(AddingCVAE(), config, CPU, [vectors], [])
+    assert caught.value.hint
+    Trainer(AddingCVAE(), config, CPU, [still], [])
+    Trainer(AddingCVAE(), make_config(train=TOY), CPU, [vectors], [])
 
 
 @pytest.mark.parametrize("log_every", [1, 4])

@@ -87,7 +87,8 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """One random change per training sample, the same for all its frames and label images."""
+    """One random change per training sample, the same for all its frames and label images. Refused where the
+    conditions are vectors: a mirrored arm would keep the actions of the real one."""
 
     flip: Fraction = 0.0
     """Probability of a horizontal flip. Labels are flipped as pictures: left and right sticks swap sides."""
@@ -119,6 +120,10 @@ class TrainConfig(Section):
     """Frames a training window, given ones included (train_vi_len)."""
     stride: Positive | None = None
     """Distance between window starts; the window's length (no overlap) when unset."""
+    sampling: Literal["windows", "pairs"] | None = None
+    """windows: consecutive frames of a clip. pairs: the given frames come from anywhere in the clip and only
+    the frames to predict are consecutive, so that copying the given frame does not pay and the label must be
+    read. The model's own when unset (pairs for the reference model, else windows)."""
     shuffle: bool = True
     """Draw windows in random order with a random offset each epoch; the course template does neither. Without
     it, an epoch of steps_per_epoch goes on where the last one stopped."""

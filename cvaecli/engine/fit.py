@@ -16,6 +16,7 @@ from ..config.schema import RunConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
 from ..terms import VAL_TERMS
+from .augment import check_augmentation
 from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device
@@ -76,7 +77,7 @@ class Trainer:
             events at the same steps; the others' clocks, validations and ``best_psnr`` do not count.
 
     Raises:
-        UserError: the batches cannot be drawn from these clips, or not be shared out.
+        UserError: the batches cannot be drawn from these clips, augmented, or divided as the config says.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class Trainer:
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
+        check_augmentation(config.train.augment, train)
         self.sampler = Sampler(
             [clip.n_frames for clip in train],
             config.train,
-            model.sampling,
+            config.train.sampling or model.sampling,
             config.seed,
             config.data.partial,
             config.data.n_past,
