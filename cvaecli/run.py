@@ -18,25 +18,15 @@ from typing import Any
 from .config.schema import RunConfig
 from .errors import UserError
 from .files import csv_cells, write_csv, write_text
+from .terms import TRAIN_TERMS, VAL_TERMS
 
 METRIC_COLUMNS = [
-    *("epoch", "step", "time", "lr", "train/loss", "train/recon", "train/kl", "train/grad_norm"),
+    *("epoch", "step", "time", "lr"),
+    *(f"train/{term}" for term in TRAIN_TERMS),
     *("beta", "tfr", "forced"),
-    *("val/loss", "val/recon", "val/kl", "val/psnr", "val/psnr_one_step", "val/psnr_posterior"),
+    *(f"val/{term}" for term in VAL_TERMS),
 ]
-STEP_COLUMNS = [
-    "step",
-    "epoch",
-    "loss",
-    "recon",
-    "kl",
-    "grad_norm",
-    "beta",
-    "tfr",
-    "forced",
-    "lr",
-    "frames_per_s",
-]
+STEP_COLUMNS = ["step", "epoch", *TRAIN_TERMS, "beta", "tfr", "forced", "lr", "frames_per_s"]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,27 @@ def test_too_few_rows_are_refused(train: dict[str, Any], size: int) -> None:
         Split.of(make_config(train=train).train, 0, size)
 
 
+@pytest.mark.parametrize(("batch", "share"), [(2, 0.1), (2, 0.25), (4, 0.1), (2, 0.8), (1, 0.5)])
+def test_a_prior_share_that_rounds_to_no_row_or_to_all_is_refused(batch: int, share: float) -> None:
+    train = make_config(train={"batch_size": batch, "prior_share": share}).train
+    with pytest.raises(UserError, match=r"train\.prior_share: .* of train\.batch_size") as caught:
+        Split.of(train)
+    assert str(batch) in caught.value.message and caught.value.hint
+
+
+def test_the_prior_share_is_that_of_whole_rows() -> None:
+    def share(batch: int, wanted: float) -> float:
+        return Split.of(make_config(train={"batch_size": batch, "prior_share": wanted}).train).prior_share
+
+    assert [share(2, 0.3), share(2, 0.7), share(8, 0.25), share(3, 0.5), share(4, 0.0)] == [
+        0.5,
+        0.5,
+        0.25,
+        pytest.approx(2 / 3),
+        0.0,
+    ]
+
+
 def test_a_row_is_the_same_in_the_whole_batch() -> None:
     settings = {"batch_size": 4, "augment": {"flip": 0.5, "shift": [2, 2], "zoom": 0.1}}
     trainer = trainer_of("pose", train=settings)

@@ -44,9 +44,8 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
     for split in need:
         if split not in ("train", "val", "test"):
             raise UserError(f"--split {split}: is not a split", "train, val or test")
-    train_frames = (
-        config.train.window if models.load(config.model_name).sampling == "windows" else data.n_past + 1
-    )
+    sampling = config.train.sampling or models.load(config.model_name).sampling
+    train_frames = config.train.window if sampling == "windows" else data.n_past + 1
     if data.root is None:
         reporter.note("no data.root given: the built-in synthetic set serves")
     with reporter.task("Preparing data") as advance:

@@ -97,7 +97,8 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """One random change per training sample, the same for all its frames and label images."""
+    """One random change per training sample, the same for all its frames and label images. Refused where the
+    conditions are vectors: a mirrored arm would keep the actions of the real one."""
 
     flip: Fraction = 0.0
     """Probability of a horizontal flip. Labels are flipped as pictures: left and right sticks swap sides."""
@@ -129,8 +130,13 @@ class TrainConfig(Section):
     """Frames a training window, given ones included (train_vi_len)."""
     stride: Positive | None = None
     """Distance between window starts; the window's length (no overlap) when unset."""
+    sampling: Literal["windows", "pairs"] | None = None
+    """windows: consecutive frames of a clip. pairs: the given frames come from anywhere in the clip and only
+    the frames to predict are consecutive, so that copying the given frame does not pay and the label must be
+    read. The model's own when unset (pairs for the reference model, else windows)."""
     shuffle: bool = True
-    """Draw windows in random order with a random offset each epoch; the course template does neither."""
+    """Draw windows in random order with a random offset each epoch; the course template does neither. Without
+    it, an epoch of steps_per_epoch goes on where the last one stopped."""
     save_every: Annotated[int, Field(ge=0)] = 0
     """Keep a numbered checkpoint every so many epochs; 0 keeps last, previous and best only."""
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
@@ -141,8 +147,9 @@ class TrainConfig(Section):
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
     prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model
-    that is only ever told the target by the posterior leans on z (hybrid objective, Sohn et al. 2015)."""
+    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model that
+    in training always sees the target through the posterior relies on z too much (hybrid objective, Sohn et
+    al. 2015). Rounded to whole rows of the batch. The other rows keep their ratio of reconstruction to KL."""
     time_reduction: Literal["sum", "mean"] = "sum"
     """Sum (course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
@@ -190,8 +197,12 @@ class KLConfig(Section):
     """After the last of ``values``, start again at this index; when unset the last value is held."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Constant factor beside beta (SVG: 1e-4)."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Sum over all latent dimensions and pixels (course: nats per frame), or their mean."""
+    reduction: Literal["sum", "mean", "pixel"] = "sum"
+    """sum: nats per frame, over all latent dimensions (course). mean: nats per latent dimension. pixel: nats
+    per frame divided by the number of pixel values C * H * W of a frame. The reconstruction term is per pixel
+    too, so with pixel and weight 1 the loss is the negative evidence lower bound per pixel at every frame
+    size: exactly so for recon optimal_sigma; for mse that of a Gaussian decoder of variance 1/2, for l1 that
+    of a Laplace decoder of scale 1."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
     """KL below so many nats per frame is not penalised (Kingma et al. 2016)."""
 
