@@ -171,9 +171,9 @@ def save_strip(evaluation: Evaluation, path: Path) -> None:
 def save_frames(evaluation: Evaluation, path: Path) -> None:
     """The first clips' evenly spaced frames, for `cvae plot grid`: a few hundred kilobytes.
 
-    ``names`` holds the clips' names. ``<n>/frames`` holds the frame numbers ``[K]`` of the n-th clip; ``<n>/truth``,
-    ``<n>/posterior``, ``<n>/rollout`` (sample 0), with several samples ``<n>/best sample``, and ``<n>/condition``
-    where it is a picture are uint8 ``[K, H, W, C]``.
+    ``names`` holds the clips' names and ``<n>/frames`` the frame numbers ``[K]`` of the n-th clip. Its pictures
+    are uint8 ``[K, H, W, C]``: ``<n>/truth``, ``<n>/posterior``, ``<n>/rollout`` (sample 0), with several
+    samples ``<n>/best sample``, and ``<n>/condition`` where it is a picture.
     """
     clips = evaluation.clips[:FRAME_CLIPS]
     arrays: dict[str, np.ndarray] = {"names": np.array([clip.name for clip in clips])}
@@ -181,4 +181,4 @@ def save_frames(evaluation: Evaluation, path: Path) -> None:
         arrays[f"{n}/frames"] = np.array(clip.strip_frames)
         arrays |= {f"{n}/{row}": frames for row, frames in clip.strip.items()}
     with media.replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # takes an array for a switch

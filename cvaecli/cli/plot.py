@@ -48,7 +48,7 @@ def plot(
         typer.Option(
             "--config",
             "-c",
-            help=f"Draw a schedule ({', '.join(PLANNED)}) of a config, without a run; several make one comparison.",
+            help=f"A config whose schedule ({', '.join(PLANNED)}) to draw without a run; several are compared.",
         ),
     ] = None,
     split: Annotated[

@@ -25,8 +25,10 @@ COLUMNS = {
     "psnr_best_of_samples": ("best sample (dB)", 2),
     "diversity": ("diversity", 4),
     "kl": ("KL (nats)", 3),
+    "nan_frames": ("NaN frames", 0),
 }
 """Numbers of metrics.json that the tables hold, with their headings and digits."""
+_LEAST = 0.2  # dB that the axis of the dots spans at least
 _PROTOCOL_COLUMNS = (
     *("split", "n_future", "samples", "prior", "conditions", "data", "data_fingerprint", "precision"),
     *("checkpoint", "step"),
@@ -34,8 +36,8 @@ _PROTOCOL_COLUMNS = (
 
 
 def compare_figure(request: Request) -> Figure:
-    """Above: PSNR of each setting, a dot a seed and a bar for their mean. Below: dB of each frame, the mean over
-    the seeds with a band from the lowest to the highest. Runs of different protocols stand in parts of their own.
+    """Above: PSNR of each setting, a dot a seed and a bar for their mean. Below: dB of each frame, the mean
+    over the seeds with a band from the lowest to the highest. Each protocol has a part of its own.
 
     Raises:
         AbsentError: no run has an evaluation of the split.
@@ -66,6 +68,9 @@ def _draw(place: Any, part: Section) -> None:
     names = [style.wrap(f"{group.label}: {_cell(group.values('psnr'), 2)}", 48) for group in part.groups]
     dots.set_yticks(range(len(part.groups)), names, fontsize=7.5)
     dots.set_ylim(len(part.groups) - 0.4, -0.6)
+    low, high = dots.get_xlim()
+    if high - low < _LEAST:  # differences in the last digits are not to fill the axis
+        dots.set_xlim((low + high - _LEAST) / 2, (low + high + _LEAST) / 2)
     dots.set_xlabel("PSNR (dB): a dot for each seed, a bar at their mean")
     lines.set_ylabel("PSNR (dB)")
     style.x_axis(lines, "frame")
@@ -78,8 +83,9 @@ def _draw(place: Any, part: Section) -> None:
 
 def _title(part: Section) -> str:
     most = max(len(group.runs) for group in part.groups)
+    seeds = "1 seed" if most == 1 else f"up to {most} seeds"
     lines = [f"PROTOCOL: {part.heading} (not to be compared with the others)"] if part.heading else []
-    lines.append(f"{part.protocol}; up to {most} seeds a setting")
+    lines.append(f"{part.protocol}; {seeds} a setting")
     if part.groups[0].keys and len(part.groups) > 1:
         lines.append(f"different in {part.groups[0].keys}")
     return style.wrap("\n".join(line if len(line) < 300 else f"{line[:297]}…" for line in lines), 108)
@@ -114,10 +120,8 @@ def as_csv(parts: Sequence[Section]) -> str:
     """A row a run; ``protocol`` counts the protocols, and rows of different ones do not compare."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["protocol", "setting", "seed", "run", "status", "steps", "remark", *_PROTOCOL_COLUMNS[:-1]]
-        + ["checkpoint_step", *COLUMNS]
-    )
+    own = ["protocol", "setting", "seed", "run", "status", "steps", "remark"]
+    writer.writerow([*own, *_PROTOCOL_COLUMNS[:-1], "checkpoint_step", *COLUMNS])
     for number, part in enumerate(parts, start=1):
         for group in part.groups:
             for seed, scored in zip(group.seeds, group.runs, strict=True):
@@ -141,7 +145,10 @@ def markdown(parts: Sequence[Section]) -> str:
 def _table(part: Section) -> str:
     """Columns without numbers are left out."""
     groups = part.groups
-    shown = [name for name in COLUMNS if any(np.isfinite(group.values(name)).any() for group in groups)]
+    known = {name: np.concatenate([group.values(name) for group in groups]) for name in COLUMNS}
+    shown = [name for name, values in known.items() if np.isfinite(values).any()]
+    if not np.nansum(known["nan_frames"]):
+        shown = [name for name in shown if name != "nan_frames"]
     heads = [_escaped(groups[0].keys) or "setting", "seeds", "status", "steps", "scored at step"]
     heads += [COLUMNS[name][0] for name in shown]
     lines = [f"### Protocol: {part.heading}", ""] if part.heading else []

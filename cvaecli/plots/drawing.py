@@ -39,8 +39,8 @@ def plot(
     Args:
         kind: one of ``KINDS``, or ``all``.
         runs: run folders; several make one comparison figure. A run that lacks the file is left out.
-        out: .png (300 dpi), .pdf or .svg, for ``grid`` also .gif; or a folder. Default: ``RUN/plots/KIND.png``, for
-            several runs ``plots/KIND-A-vs-B.png`` beside the first.
+        out: .png (300 dpi), .pdf or .svg, for ``grid`` also .gif; or a folder. Default: ``RUN/plots/KIND.png``,
+            for several runs ``plots/KIND-A-vs-B.png`` beside the first.
         labels: one a run; default: the folder's name, in comparisons with what tells the runs apart.
         split: which evaluation; default: val, or the split that most runs were evaluated on.
         log: logarithmic y axis of ``loss``, ``kl``, ``lr`` and ``training``; default: where the values span a
@@ -55,7 +55,14 @@ def plot(
         AbsentError: no run has the files.
     """
     check_kind(kind)
-    request = Request(make_runs(runs, labels), split, log, warn or (lambda text: None))
+    told: set[str] = set()
+
+    def warn_once(text: str) -> None:
+        if warn is not None and text not in told:
+            told.add(text)
+            warn(text)
+
+    request = Request(make_runs(runs, labels), split, log, warn_once)
     if kind != "all":
         return _draw(kind, request, _target(kind, request.runs, out))
     if out is not None and Path(out).suffix and not Path(out).is_dir():

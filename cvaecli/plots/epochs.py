@@ -26,7 +26,7 @@ def epochs_figure(request: Request) -> Figure:
     if request.comparison:
         return _compared(request)
     (run,) = request.runs
-    figure, [axes] = style.new_figure(3.0)
+    figure, [axes] = style.new_figure(2.4)
     handles = psnr_lines(axes, validated(run)) + schedule_lines(axes, run)
     axes.set_ylabel("validation PSNR (dB)")
     style.epochs_axis(axes)
@@ -36,7 +36,7 @@ def epochs_figure(request: Request) -> Figure:
 
 
 def _compared(request: Request) -> Figure:
-    figure, axes = style.new_figure(4.6, (2.6, 1, 1))
+    figure, axes = style.new_figure(4.1, (2.4, 1, 1))
     handles, found = [], request.each(validated)
     for run, table in found:
         label = f"{run.label}: {_best(table)}"
@@ -118,7 +118,9 @@ def protocol(runs: Sequence[Run]) -> str:
     if differ:
         values = [f"{key} ({' / '.join(dict.fromkeys(each[key] for each in known))})" for key in differ]
         return f"PROTOCOLS DIFFER, these validations do not compare: {', '.join(values)}"
-    return "validations: " + ", ".join(f"{text}" for text in known[0].values() if text)
+    first = {key: text for key, text in known[0].items() if key != "data"}
+    scored = f"{first.pop('frames')} {first.pop('clips')}"
+    return "validations: " + ", ".join([scored, *(text for text in first.values() if text)])
 
 
 def _protocol(run: Run) -> dict[str, str]:

@@ -109,7 +109,7 @@ def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:
 
 
 def protocol_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """How an evaluation was made: ``protocol`` of metrics.json, with how much was predicted and for how many clips."""
+    """How an evaluation was made: ``protocol`` of metrics.json, and ``predicted``: its frames and clips."""
     clips = summary.get("clips")
     return {
         **summary["protocol"],

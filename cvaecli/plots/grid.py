@@ -13,7 +13,7 @@ from ..media.panels import Frame, strip
 from . import evaluation, style
 from .evaluation import ClipFrames
 from .pictures import Picture, draw_rows, row_height
-from .psnr import data_set_mean
+from .psnr import mean_in_words
 from .runs import Request, Run
 from .tables import AbsentError
 
@@ -55,7 +55,7 @@ def grid_figure(request: Request) -> Figure:
 
 
 def animation(request: Request) -> Iterator[Frame]:
-    """The same pictures as a slow film: a row a clip or a run, a column truth, posterior, best and one sample.
+    """The same pictures as a slow film: a row a clip (or a run), a column a kind of picture.
 
     Yields:
         Pictures uint8 ``[H', W', 3]``, all of one size.
@@ -109,4 +109,4 @@ def _decibels(run: Run, split: str, clip: int) -> str:
     except AbsentError:
         return ""
     own = {name: values[table["clip"] == clip] for name, values in table.items()}
-    return f": {data_set_mean(own, 'psnr'):.2f} dB" if np.isfinite(own["psnr"]).any() else ""
+    return f": {mean_in_words(own, 'psnr')}"

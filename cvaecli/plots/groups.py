@@ -1,4 +1,4 @@
-"""Runs sorted into what may be compared: by protocol first, then by setting; runs of one setting differ in seed."""
+"""Runs sorted into what may be compared: by protocol, then by setting. Runs of one setting differ in seed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NOT_SETTINGS = (
     *("seed", "runtime", "data.root", "eval.batch_size", "eval.chunk", "eval.sample_strips"),
     *("train.log_every", "train.save_every", "train.save_minutes"),
 )
-"""What may differ between runs of one setting: nothing here is meant to change a result. The data count by their
-fingerprint instead of their folder."""
+"""What may differ between runs of one setting: nothing here is meant to change a result. The data count by
+their fingerprint instead of their folder."""
 _FEW_KEYS = 3  # so many differing keys fit a label
 
 

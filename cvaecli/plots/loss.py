@@ -89,7 +89,7 @@ def _train_and_val(curves: Sequence[_Curves], name: str, unit: str, request: Req
     """One run: both curves in one axes. Several: training above validation, a colour and line style a run."""
     with_val = any(np.isfinite(curve.val[1]).any() for curve in curves)
     stacked = request.comparison and with_val
-    figure, axes = style.new_figure(4.6, (1, 1)) if stacked else style.new_figure(3.0)
+    figure, axes = style.new_figure(4.0, (1, 1)) if stacked else style.new_figure(2.4)
     handles: list[Line2D] = []
     for curve in curves:
         if request.comparison:

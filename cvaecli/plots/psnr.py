@@ -44,8 +44,8 @@ _PER_CHANNEL: _Curve = (
 def psnr_figure(request: Request) -> Figure:
     """PSNR of each frame: of one run with its companions, of several runs side by side.
 
-    PSNR is of one error over all channels. For robot data, whose literature averages the PSNRs of the channels,
-    that average is shown too: as a line of its own, or for several runs as a number in the legend.
+    PSNR is of one error over all channels. The robot literature averages the PSNRs of the channels instead; for
+    robot data that average is shown too, as a line of its own or, for several runs, as a number in the legend.
 
     Raises:
         AbsentError: no run has a per_frame.csv of the split.
@@ -53,7 +53,7 @@ def psnr_figure(request: Request) -> Figure:
     """
     split = request.split or evaluation.best_split(request.runs)
     found = request.each(lambda run: evaluation.read_per_frame(run.folder, split))
-    figure, [axes] = style.new_figure(3.2)
+    figure, [axes] = style.new_figure(2.4)
     handles = []
     for run, table in found:
         if request.comparison:
@@ -107,7 +107,7 @@ def _line(
     ):
         return None
     frames, _, mean, _ = over_clips(table, column)
-    label = f"{label} (mean {data_set_mean(table, column):.2f} dB{more})"
+    label = f"{label} ({mean_in_words(table, column)}{more})"
     return style.line(axes, frames, mean, label=label, **look)
 
 
@@ -124,9 +124,17 @@ def over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Arra
 
 
 def data_set_mean(table: dict[str, Array], column: str) -> float:
-    """Mean over clips of each clip's mean over its predicted frames, dB."""
+    """Mean over clips of each clip's mean over its predicted frames; NaN where any of them is not finite."""
     clips = [table[column][table["clip"] == clip] for clip in np.unique(table["clip"])]
-    return float(np.mean([np.nanmean(clip) for clip in clips if np.isfinite(clip).any()]))
+    return float(np.mean([clip.mean() for clip in clips]))
+
+
+def mean_in_words(table: dict[str, Array], column: str) -> str:
+    """``mean 24.10 dB``; or how many frames have no finite value, for then there is no mean."""
+    lost = int((~np.isfinite(table[column])).sum())
+    if lost:
+        return f"not finite in {lost} of {len(table[column])} frames"
+    return f"mean {data_set_mean(table, column):.2f} dB"
 
 
 def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:

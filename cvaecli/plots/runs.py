@@ -145,7 +145,7 @@ def _kl(kl: KLConfig | None) -> str:
     if kl is None:
         return ""
     return {
-        "none": f"constant β = {kl.stop:g}",
+        "none": f"no annealing (β = {kl.stop:g})",
         "monotonic": "monotonic β",
         "cyclical": "cyclical β" + (f" ({kl.cycles} cycles)" if kl.period is None else ""),
         "values": "listed β",
@@ -214,8 +214,8 @@ class Request:
                 absent.append((run, error))
         if not found:
             raise absent[0][1]
-        for run, error in absent:
-            self.warn(f"{run.label} is left out: {error}")
+        for run, why in absent:
+            self.warn(f"{run.label} is left out: {why}")
         return found
 
 

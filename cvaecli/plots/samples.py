@@ -1,7 +1,7 @@
 """Sampled futures beside the truth, from predictions/*-futures.npz: one block of pictures a run.
 
-The last row of a block shows how far the samples differ at each pixel. The curves below the blocks show how far
-they differ in each frame.
+The last row of a block shows how far the samples differ at each pixel. The curves below the blocks show how
+far they differ in each frame.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -74,7 +73,7 @@ def samples_figure(request: Request) -> Figure:
         axes.set_axis_off()
     for axes, title, each in zip(grid.flat, titles, futures, strict=False):
         _draw(axes, each, COLUMNS[across], shown, most)
-        axes.set_title(title, fontsize=7.5, loc="left", x=-0.2 if across > 1 else -0.1)
+        axes.set_title(title, fontsize=7.5, loc="left", x=0)
     heat = ScalarMappable(Normalize(0, most), _HEAT)
     bar = above.colorbar(heat, ax=grid, location="bottom", shrink=0.4, aspect=40, pad=0.01)
     bar.ax.tick_params(labelsize=7)
@@ -137,7 +136,7 @@ def _read(run: Run, name: str) -> Futures:
 def _title(run: Run, name: str, *, alone: bool) -> str:
     """What the run is, and what its last evaluation of the split says."""
     lines = [run.title if alone else run.label, *_numbers(run, name.rpartition("-")[0])]
-    return "\n".join(style.wrap(line, 112 if alone else 52) for line in lines)
+    return "\n".join(style.wrap(line, 96 if alone else 44) for line in lines)
 
 
 def _numbers(run: Run, split: str) -> list[str]:

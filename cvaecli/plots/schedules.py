@@ -2,8 +2,8 @@
 
 The logs hold a schedule's values ten steps (or an epoch) apart: joined by lines, they miss or slope what
 happens between. The schedules are functions of the config and the step, so they are computed here. The logged
-values only check the result: where they disagree (a schedule changed by a resume, a run of another version), the
-logged values are drawn instead.
+values only check the result: where they disagree (a schedule changed by a resume, a run of another
+version), the logged values are drawn instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .runs import Request, Run
 from .tables import AbsentError, Array
 
 NAMES = {"beta": "KL weight β", "tfr": "teacher-forcing ratio", "lr": "learning rate"}
-AS_LOGGED = " (as logged: the config gives other values)"
+AS_LOGGED = " (as logged; the config gives other values)"
 NOMINAL_STEPS = 100
 """Steps of an epoch where a config alone does not say: they depend on the amount of data."""
 _POINTS = 4000  # of a curve; more than the page can show
@@ -202,20 +202,20 @@ def planned_figure(column: str, plans: Mapping[str, Plan], title: str = "") -> F
     Raises:
         UserError: a tfr of a model that has no teacher forcing.
     """
-    figure, [axes] = style.new_figure(2.6)
+    figure, [axes] = style.new_figure(2.0)
     handles = []
     for n, (name, plan) in enumerate(plans.items()):
         if column == "tfr" and plan.forcing is None:
             raise UserError(f"{name}: the model predicts all frames at once and has no teacher forcing")
         handles.append(draw(axes, plan.curve(column), label=name, **style.of(n)))
-    return _finish(figure, axes, column, handles, [curve.get_ydata() for curve in handles], None, title)
+    return _finish(figure, axes, column, handles, [style.points(line)[1] for line in handles], None, title)
 
 
 def _figure(column: str, request: Request) -> Figure:
-    figure, [axes] = style.new_figure(2.6)
+    figure, [axes] = style.new_figure(2.0)
     handles, forced, curves, remark = [], [], [], ""
     for run, curve in request.each(lambda run: curve_of(run, column)):
-        label = run.label + (AS_LOGGED if curve.logged else "")
+        label = run.label + (" (as logged)" if curve.logged else "")
         remark = f"{NAMES[column]}{AS_LOGGED}" if curve.logged else ""
         handles.append(draw(axes, curve, label=label, **run.style))
         curves.append(curve.value)

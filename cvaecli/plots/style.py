@@ -42,6 +42,7 @@ DASHED, DOTTED = LINES[1], LINES[2]
 FREE, FORCED = COLOURS[0], COLOURS[1]
 
 _LINE = 94  # characters of 9 point that fit the width
+_TEXT_LINE = 0.17  # inches
 _WIDE = 10.0  # ratio of largest to smallest value that asks for a logarithmic axis
 FEW = 40  # points up to which each is marked
 
@@ -52,7 +53,7 @@ def of(number: int) -> dict[str, Any]:
 
 
 def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A page-wide figure, ``height`` inches, of stacked axes with one x axis and these relative heights."""
+    """A page-wide figure of stacked axes with one x axis; ``height`` inches without legend and title."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
     figure.align_ylabels()
@@ -60,7 +61,10 @@ def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, lis
 
 
 def legend(figure: Figure, handles: Iterable[Line2D], title: str = "") -> None:
-    """One legend above all axes, with as many columns as fit, below the lines of the title."""
+    """One legend above all axes, with as many columns as fit, below the lines of the title.
+
+    The figure grows by its height, so that the axes keep theirs.
+    """
     handles = list(handles)
     for handle in handles:
         label = str(handle.get_label())
@@ -69,19 +73,24 @@ def legend(figure: Figure, handles: Iterable[Line2D], title: str = "") -> None:
                 f"{label[: _LINE - 46]}…{label[-30:]}"
             )  # names are at one end, numbers at the other
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    columns = max(1, min(len(handles), _LINE // (longest + 6)))
+    title = wrap(title)
+    lines = -(-len(handles) // columns) + len(title.splitlines())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + _TEXT_LINE * lines)
     figure.legend(
         handles=handles,
-        title=wrap(title) or None,
+        title=title or None,
         title_fontsize=RC["legend.fontsize"],
         alignment="left",
         loc="outside upper left",
-        ncols=max(1, min(len(handles), _LINE // (longest + 6))),
+        ncols=columns,
         borderaxespad=0.2,
         borderpad=0.2,
     )
 
 
-def wrap(text: str, width: int = _LINE) -> str:
+def wrap(text: str, width: int = _LINE + 6) -> str:
     """Text in lines that fit the page; its own line breaks stay."""
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
@@ -90,24 +99,30 @@ def show_hidden(*places: Axes) -> None:
     """Widen every line that others run over, so that both show. Called when all lines are drawn."""
     for axes in places:
         axes.get_ylim()  # lets the axes settle on their limits
-        lines = [line for line in axes.lines if len(line.get_xdata()) > 1 and line.get_linestyle() != "None"]
+        lines = [line for line in axes.lines if line.get_linestyle() != "None"]
         lines.sort(key=lambda line: float(line.get_zorder()))
         for n, under in enumerate(lines):
             if above := sum(_runs_over(axes, over, under) for over in lines[n + 1 :]):
-                under.set(linewidth=under.get_linewidth() + 2.2 * above, alpha=0.5)
+                under.set(linewidth=under.get_linewidth() + 1.5 * min(above, 3), alpha=0.5)
 
 
 def _runs_over(axes: Axes, over: Line2D, under: Line2D) -> bool:
     """Whether a third of ``under``'s points lie within a line's width of ``over``."""
-    x, y = (np.asarray(part, dtype=float) for part in under.get_data())
-    there = np.interp(
-        x, *(np.asarray(part, dtype=float) for part in over.get_data()), left=np.nan, right=np.nan
-    )
+    (x, y), (over_x, over_y) = points(under), points(over)
+    if not len(over_x):
+        return False
+    there = np.interp(x, over_x, over_y, left=np.nan, right=np.nan)
     known = np.isfinite(there) & np.isfinite(y)
     if known.sum() < 2:
         return False
     height = [axes.transData.transform(np.column_stack([x[known], part[known]]))[:, 1] for part in (there, y)]
     return bool((np.abs(height[0] - height[1]) < 2.0).sum() > len(x) / 3)
+
+
+def points(line: Line2D) -> tuple[Array, Array]:
+    """(x, y) of a drawn line, each ``[N]``."""
+    x, y = line.get_data()
+    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
 
 
 def x_axis(axes: Axes, label: str) -> None:
@@ -124,8 +139,10 @@ def epochs_axis(axes: Axes) -> None:
 
 
 def second_axis(axes: Axes, label: str) -> Axes:
-    """A y axis on the right with the same x axis, from 0 up."""
+    """A y axis on the right. What is drawn on it lies under what is drawn on the left."""
     second = axes.twinx()
+    axes.set_zorder(second.get_zorder() + 1)
+    axes.patch.set_visible(False)
     second.spines["right"].set_visible(True)
     second.grid(False)
     second.set_ylabel(label)

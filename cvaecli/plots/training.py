@@ -17,7 +17,8 @@ def training_figure(request: Request) -> Figure:
     """One run: loss and reconstruction with beta and tfr on the right, above validation PSNR.
 
     Several runs: reconstruction, beta, tfr and validation PSNR, each in a panel. Total losses are not shown
-    there, since under different beta they do not compare; nor is the reconstruction where ``train.recon`` differs.
+    there, since under different beta they do not compare. Nor is the reconstruction where ``train.recon``
+    differs.
     """
     return _compared(request) if request.comparison else _single(request)
 
@@ -30,14 +31,14 @@ def _table(run: Run) -> dict[str, Array]:
 def _single(request: Request) -> Figure:
     (run,) = request.runs
     table, psnr = _table(run), _psnr(run)
-    figure, axes = style.new_figure(5.0, (1.5, 1)) if psnr else style.new_figure(3.2)
+    figure, axes = style.new_figure(4.2, (1.5, 1)) if psnr else style.new_figure(2.6)
     handles = _loss(axes[0], run, table)
     handles += epochs.schedule_lines(axes[0], run)
     style.y_scale(axes[0], [table["train/loss"], table["train/recon"], table["val/recon"]], request.log)
     axes[0].set_ylabel("loss per frame")
     if psnr:
         handles += epochs.psnr_lines(axes[1], psnr)
-        axes[1].set_ylabel("validation PSNR (dB)")
+        axes[1].set_ylabel("val. PSNR (dB)")
     style.epochs_axis(axes[-1])
     style.show_hidden(*axes)
     recon = f"reconstruction term: {RECONSTRUCTIONS[run.reconstruction]}" if run.reconstruction else ""
@@ -73,7 +74,7 @@ def _compared(request: Request) -> Figure:
     terms = differing(runs, lambda run: run.reconstruction)
     psnr = {run.label: table for run in runs if (table := _psnr(run))}
     rows = [*([] if terms else [2.0]), 1.0, 1.0, *([2.0] if psnr else [])]
-    figure, axes = style.new_figure(1.3 + 0.85 * sum(rows), rows)
+    figure, axes = style.new_figure(0.5 + 0.9 * sum(rows), rows)
     if not terms:
         for run, table in found:
             style.line(axes[0], table["at"], table["train/recon"], **run.style)
@@ -82,8 +83,8 @@ def _compared(request: Request) -> Figure:
     first = 0 if terms else 1
     epochs.schedule_panels(axes[first : first + 2], runs)
     for run in runs:
-        if table := psnr.get(run.label):
-            style.line(axes[-1], table["at"], table["val/psnr"], **run.style)
+        if validated := psnr.get(run.label):
+            style.line(axes[-1], validated["at"], validated["val/psnr"], **run.style)
             axes[-1].set_ylabel("val. PSNR (dB)")
     style.epochs_axis(axes[-1])
     style.show_hidden(*axes)
