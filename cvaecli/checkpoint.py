@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from .config.loading import from_dict, parse_yaml
 from .config.schema import RunConfig
 from .data.clip import digest
 from .errors import CvaeError, UserError
+from .files import flush, remove_leftovers, replacing
 from .run import Run
 
 FORMAT = 1
@@ -23,31 +23,29 @@ FORMAT = 1
 def save_last(run: Run, checkpoint: Mapping[str, Any]) -> None:
     """Write ``last.pt``; the one before becomes ``previous.pt``."""
     last = run.checkpoint_path("last")
-    temporary = _save_beside(last, checkpoint)
-    if last.exists():
-        last.replace(run.checkpoint_path("previous"))
-    temporary.replace(last)
+    with replacing(last) as part:
+        _write(part, last, checkpoint)
+        if last.exists():
+            last.replace(run.checkpoint_path("previous"))
 
 
 def save(run: Run, name: str, checkpoint: Mapping[str, Any]) -> None:
-    """Write ``checkpoints/<name>.pt`` in one move."""
+    """Write ``checkpoints/<name>.pt``; the old file stays until the new one is complete."""
     path = run.checkpoint_path(name)
-    _save_beside(path, checkpoint).replace(path)
+    with replacing(path) as part:
+        _write(part, path, checkpoint)
 
 
-def _save_beside(path: Path, checkpoint: Mapping[str, Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Fill ``part``, the file that is to replace ``path``, and wait until it is on the disk."""
     try:
-        with temporary.open("wb") as file:
+        with part.open("wb") as file:  # given a path, PyTorch would store its random name
             torch.save(dict(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
+        flush(part)
     except (OSError, RuntimeError) as error:  # PyTorch wraps a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise CvaeError(
             f"{path}: cannot be written: {error}", "is the disk full? the old file is untouched"
         ) from None
-    return temporary
 
 
 def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
@@ -56,8 +54,7 @@ def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
     A damaged ``last.pt`` is set aside, so that the next save does not move it over the good previous
     one; what a killed process left half written is removed.
     """
-    for left_over in run.checkpoint_path("last").parent.glob(".*.tmp"):
-        left_over.unlink()
+    remove_leftovers(run.checkpoint_path("last").parent)
     last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
     if not last.is_file() and not previous.is_file():
         raise UserError(f"{run.path}: holds no checkpoint to resume from", "start the training anew")

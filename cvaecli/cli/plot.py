@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..errors import UserError
 from ..plots.kinds import KINDS, PLANNED
-from .common import AsJson, Debug, split_arguments, terminal
-from .console import Terminal
-
-if TYPE_CHECKING:
-    from ..config.schema import RunConfig
+from .common import AsJson, Debug, Quiet, split_arguments, terminal
 
 
 def _known(kind: str) -> str:
@@ -48,7 +44,7 @@ def plot(
         typer.Option(
             "--config",
             "-c",
-            help=f"A config whose schedule ({', '.join(PLANNED)}) to draw without a run; several are compared.",
+            help=f"A config to draw {', '.join(PLANNED[:-1])} or {PLANNED[-1]} of, without a run; several are compared.",
         ),
     ] = None,
     split: Annotated[
@@ -59,6 +55,7 @@ def plot(
     label: Annotated[
         list[str] | None, typer.Option(help="A run's name in the figure; once for each run.")
     ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -66,42 +63,30 @@ def plot(
 
     Example: cvae plot psnr runs/cyclical-001 runs/none-001
     """
-    with terminal(as_json=as_json, debug=debug) as console:
-        from .. import plots
-        from ..run import find
+    with terminal(quiet, as_json, debug) as console:
+        from .. import api
+        from ..config.loading import load
 
         runs, overrides = split_arguments(arguments)
-        if config:
-            if runs:
-                raise UserError(
-                    f"--config draws without a run, but {runs[0]} is one", "leave one of them out"
-                )
-            return _show(console, plots.plot_planned(kind, _configs(config, overrides), out))
-        if overrides:
+        if config and runs:
+            raise UserError(f"--config draws without a run, but {runs[0]} is one", "leave one of them out")
+        if overrides and not config:
             raise UserError(f"{overrides[0]}: overrides go with --config", "a run is drawn as it was trained")
-        if label and kind == "compare":
-            raise UserError(
-                "--label: compare names settings by what differs in their configs", "leave it out"
+        if config:
+            written = api.plot_schedule(kind, {name: load(name, overrides) for name in config}, out=out)
+        else:
+            written = api.plot(
+                kind,
+                runs,
+                out=out,
+                labels=label,
+                split=split,
+                sequence=sequence,
+                samples=samples,
+                reporter=console,
             )
-        specs: list[str | None] = [*runs] if runs else [None]
-        if kind == "samples":
-            from ..api.futures import futures
-
-            split = split or "test"
-            for spec in specs:
-                futures(spec, split=split, sequence=sequence, samples=samples, reporter=console)
-        folders = [find(spec)[0].path for spec in specs]
-        _show(console, plots.plot(kind, folders, out, labels=label or None, split=split, warn=console.warn))
-
-
-def _configs(names: list[str], overrides: list[str]) -> dict[str, RunConfig]:
-    from ..config.loading import load
-
-    return {name: load(name, overrides) for name in names}
-
-
-def _show(console: Terminal, written: list[Path]) -> None:
-    if console.as_json:
-        console.data({"written": [str(path) for path in written]})
-    for path in [] if console.as_json else written:
-        console.result(str(path))
+        if as_json:
+            console.data({"written": [str(path) for path in written]})
+        else:
+            for path in written:
+                console.result(str(path))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
 from .console import Terminal
 
+Swap = Literal["actions", "positions", "conditions"]
+
 
 def validate(
     arguments: RunAndOverrides = None,
     split: Annotated[str, typer.Option(help="val, or test where it has true frames.")] = "val",
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a clip (eval.samples).")] = None,
-    swap_conditions: Annotated[
-        bool,
+    swap: Annotated[
+        Swap | None,
         typer.Option(
-            "--swap-conditions",
-            help="Give each clip the next one's conditions: what that costs is what they are worth. "
-            "Written to eval/SPLIT-swapped.",
+            help="Give the predicted steps of each clip the next clip's actions or positions (robot arms) or "
+            "whole conditions: the PSNR lost is what the model makes of them. Written to "
+            "eval/SPLIT-swapped-WHAT.",
         ),
-    ] = False,
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -36,7 +38,7 @@ def validate(
 
         show(
             console,
-            api.validate(run, overrides, split=split, swap_conditions=swap_conditions, reporter=console),
+            api.validate(run, overrides, split=split, swap=swap, reporter=console),
         )
 
 
@@ -47,7 +49,8 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         return
     protocol, trivial = metrics["protocol"], metrics["baselines"]
     title = f"{protocol['split']}: {metrics['frames']} predicted frames, {len(metrics['clips'])} clip(s)"
-    swapped = "" if protocol["conditions"] == "the clip's own" else ", each with the next clip's conditions"
+    own = protocol["conditions"] == "the clip's own"
+    swapped = "" if own else f", {protocol['conditions']}"
     prior = f"prior {protocol['prior']}, {protocol['samples']} sample(s)"
     rows = [
         ["rollout (own predictions fed back)", _dB(metrics["psnr"]), _number(metrics["ssim"])],

@@ -20,7 +20,7 @@ from .clip import Clip, VideoData, digest
 from .dance.source import Dance, is_dance
 from .images import File
 from .report import Report, capped
-from .robot import is_robot, open_robot
+from .robot import condition_parts, is_robot, open_robot
 
 __all__ = ["MIN_FRAMES", "SOURCES", "Clip", "Report", "VideoData", "check", "kind_of", "load"]
 
@@ -291,7 +291,10 @@ def _usable(
     faults += [f"{split}: there are no {split} clips" for split in need if split not in data.splits]
     if faults:
         raise _error(Path(where), faults)
-    return replace(data, splits=splits, warnings=warnings)
+    first = next((clip for clips in splits.values() for clip in clips), None)
+    vectors = first is not None and first.condition.ndim == 2
+    parts = condition_parts(first.condition.shape[1]) if vectors and first is not None else {}
+    return replace(data, splits=splits, warnings=warnings, condition_parts=parts)
 
 
 def _synthetic(kind: str, height: int, width: int, seed: int) -> VideoData:

@@ -48,6 +48,8 @@ class VideoData:
         warnings: what was odd but usable, one line each.
         summary: what the conversion of the source found, one line each; ``converted`` says that it was
             just now, not on an earlier day.
+        condition_parts: which columns of a condition vector are which, by name: ``actions`` and
+            ``positions`` of a robot arm. Empty where conditions are label images.
     """
 
     splits: dict[str, Sequence[Clip]]
@@ -56,6 +58,7 @@ class VideoData:
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
     converted: bool = False
+    condition_parts: dict[str, slice] = field(default_factory=dict)
 
     @property
     def frame_size(self) -> tuple[int, int]:

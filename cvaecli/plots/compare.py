@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..media.video import replacing
+from ..files import replacing
 from . import style
 from .groups import Group, Scored, Section, protocol, sections
 from .runs import Request

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from ..config.schema import RunConfig
 from ..errors import UserError
-from ..media.video import replacing
+from ..files import replacing
 from ..media.video import write as write_video
+from ..tables import AbsentError
 from . import style
 from .kinds import KINDS, PLANNED, drawer
 from .runs import Request, Run, make_runs
-from .tables import AbsentError
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -39,8 +39,8 @@ def plot(
     Args:
         kind: one of ``KINDS``, or ``all``.
         runs: run folders; several make one comparison figure. A run that lacks the file is left out.
-        out: .png (300 dpi), .pdf or .svg, for ``grid`` also .gif; or a folder. Default: ``RUN/plots/KIND.png``,
-            for several runs ``plots/KIND-A-vs-B.png`` beside the first.
+        out: .png (300 dpi), .pdf or .svg, for ``grid`` also .gif; or a folder. Default:
+            ``RUN/plots/KIND.png``, for several runs ``plots/KIND-A-vs-B.png`` beside the first.
         labels: one a run; default: the folder's name, in comparisons with what tells the runs apart.
         split: which evaluation; default: val, or the split that most runs were evaluated on.
         log: logarithmic y axis of ``loss``, ``kl``, ``lr`` and ``training``; default: where the values span a

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..config.schema import EvalConfig
+from ..tables import AbsentError, Array
 from . import schedules, style
 from .runs import Request, Run
-from .tables import AbsentError, Array
 
 SCHEDULES = {
     "beta": ("β", {"color": "0.35", "linestyle": style.DOTTED}),

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import evaluation, style
+from .. import evaluations
+from ..tables import AbsentError, Array
+from . import protocols, style
 from .psnr import data_set_mean, mean_in_words, over_clips, protocol_line
 from .runs import Request, Run
-from .tables import AbsentError, Array
 
 _LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
     "psnr_posterior": ("z from the posterior", {"color": style.COLOURS[2], "linestyle": style.DASHED}),
@@ -24,14 +25,14 @@ _LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
 def gap_figure(request: Request) -> Figure:
     """PSNR of each frame with z from the posterior and from the prior, both fed the true previous frame.
 
-    The distance between the two curves is what z carries and the prior does not know. Where it is near zero and
-    the KL, drawn below, is too, the latent has collapsed. Several runs: the distance, a line a run.
+    The distance between the two curves is what z carries and the prior does not know. Where it is near zero
+    and the KL, drawn below, is too, the latent has collapsed. Several runs: the distance, a line a run.
 
     Raises:
         AbsentError: no run has these columns in its per_frame.csv.
         UserError: a damaged file.
     """
-    split = request.split or evaluation.best_split(request.runs)
+    split = request.split or protocols.best_split(request.runs)
     found = request.each(lambda run: _read(run, split))
     with_kl = all(np.isfinite(table["kl"]).any() for _, table in found)
     figure, axes = style.new_figure(3.5 if with_kl else 2.4, (1.7, 1) if with_kl else (1,))
@@ -51,13 +52,13 @@ def gap_figure(request: Request) -> Figure:
 
 def _read(run: Run, split: str) -> dict[str, Array]:
     """per_frame.csv with the column ``gap``; its two parts are NaN wherever it is."""
-    table = evaluation.read_per_frame(run.folder, split)
+    table = evaluations.read_per_frame(run.folder, split)
     gap = table["psnr_posterior"] - table["psnr_one_step"]
     if not np.isfinite(gap).any():
         path = run.folder / "eval" / split / "per_frame.csv"
         raise AbsentError(
             f"{path} has no psnr_posterior and psnr_one_step",
-            f"run again: {evaluation.command_for(run.folder, split)}",
+            f"run again: {evaluations.command_for(run.folder, split)}",
         )
     parts = {name: np.where(np.isfinite(gap), table[name], np.nan) for name in _LOOKS}
     return table | parts | {"gap": gap}

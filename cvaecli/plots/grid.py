@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from .. import evaluations
+from ..evaluations import ClipFrames
 from ..media.panels import Frame, strip
-from . import evaluation, style
-from .evaluation import ClipFrames
+from ..tables import AbsentError
+from . import protocols, style
 from .pictures import Picture, draw_rows, row_height
 from .psnr import mean_in_words
 from .runs import Request, Run
-from .tables import AbsentError
 
 GIF_FPS = 2.5  # the frames are far apart in time
 _ORDER = {"truth": "truth", "posterior": "posterior", "best sample": "best sample", "rollout": "one sample"}
@@ -75,8 +76,8 @@ def animation(request: Request) -> Iterator[Frame]:
 
 def _blocks(request: Request) -> tuple[list[Block], str]:
     """The blocks and their split."""
-    split = request.split or evaluation.best_split(request.runs, "frames.npz")
-    found = request.each(lambda run: evaluation.read_frames(run.folder, split))
+    split = request.split or protocols.best_split(request.runs, "frames.npz")
+    found = request.each(lambda run: evaluations.read_frames(run.folder, split))
     if not request.comparison:
         ((run, clips),) = found
         return [_block(clip, f"{clip.name}{_decibels(run, split, n)}") for n, clip in enumerate(clips)], split
@@ -105,7 +106,7 @@ def _block(clip: ClipFrames, title: str) -> Block:
 def _decibels(run: Run, split: str, clip: int) -> str:
     """The clip's mean PSNR; empty where per_frame.csv is gone."""
     try:
-        table = evaluation.read_per_frame(run.folder, split)
+        table = evaluations.read_per_frame(run.folder, split)
     except AbsentError:
         return ""
     own = {name: values[table["clip"] == clip] for name, values in table.items()}

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import evaluation, style
-from .evaluation import read_per_frame
+from .. import evaluations
+from ..evaluations import read_per_frame
+from ..tables import Array
+from . import protocols, style
 from .psnr import over_clips
 from .runs import Request, Run
-from .tables import Array
 
 NOT_SETTINGS = (
     *("seed", "runtime", "data.root", "eval.batch_size", "eval.chunk", "eval.sample_strips"),
@@ -90,35 +91,35 @@ def sections(request: Request) -> list[Section]:
         AbsentError: no run has an evaluation of the split.
         UserError: a damaged file.
     """
-    split = request.split or evaluation.best_split(request.runs)
+    split = request.split or protocols.best_split(request.runs)
 
     def read(run: Run) -> Scored:
-        summary = evaluation.read_summary(run.folder, split)
+        summary = evaluations.read_summary(run.folder, split)
         frames, _, mean, _ = over_clips(read_per_frame(run.folder, split), "psnr")
         return Scored(run, summary, (frames, mean))
 
     scored = [found for _, found in request.each(read)]
     labels = _labelled(_by(scored, _setting))
-    together = _by(scored, lambda one: json.dumps([protocol(one).get(key) for key in evaluation.PROTOCOL]))
-    differ = evaluation.differing([protocol(one) for one in scored])
+    together = _by(scored, lambda one: json.dumps([protocol(one).get(key) for key in protocols.PROTOCOL]))
+    differ = protocols.differing([protocol(one) for one in scored])
     found = []
     for members in together.values():
         own = protocol(members[0])
-        heading = ", ".join(evaluation.in_words(key, own.get(key)) for key in differ)
+        heading = ", ".join(protocols.in_words(key, own.get(key)) for key in differ)
         groups = [labels[key]._replace(runs=runs) for key, runs in _by(members, _setting).items()]
         found.append(Section(heading, _describe(split, members), groups))
     return found
 
 
 def protocol(scored: Scored) -> dict[str, Any]:
-    """How the run was scored; see ``evaluation.protocol_of``."""
-    return evaluation.protocol_of(scored.summary)
+    """How the run was scored; see ``protocols.protocol_of``."""
+    return protocols.protocol_of(scored.summary)
 
 
 def _describe(split: str, members: Sequence[Scored]) -> str:
     own = protocol(members[0])
     frames, clips = own["predicted"]
-    line = evaluation.describe(split, own, frames or len(members[0].curve[0]), clips or 1)
+    line = protocols.describe(split, own, frames or len(members[0].curve[0]), clips or 1)
     if own.get("data"):
         line += f", data: {own['data']}"
     if own.get("data_fingerprint"):

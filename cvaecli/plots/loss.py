@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..config.schema import KLConfig
+from ..tables import Array
 from . import style
 from .runs import RECONSTRUCTIONS, Request, Run, differing
 from .schedules import epochs_trained, moves_within_epochs
-from .tables import Array
 
 
 @dataclass(frozen=True)

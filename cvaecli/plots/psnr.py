@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import evaluation, style
+from .. import evaluations
+from ..tables import Array
+from . import protocols, style
 from .runs import Request, Run
-from .tables import Array
 
 _Curve = tuple[str, str, dict[str, Any]]  # column, label, style
 
@@ -44,15 +45,15 @@ _PER_CHANNEL: _Curve = (
 def psnr_figure(request: Request) -> Figure:
     """PSNR of each frame: of one run with its companions, of several runs side by side.
 
-    PSNR is of one error over all channels. The robot literature averages the PSNRs of the channels instead; for
-    robot data that average is shown too, as a line of its own or, for several runs, as a number in the legend.
+    PSNR is of one error over all channels. The robot literature averages the PSNRs of the channels instead.
+    For robot data that average is shown too: as a line, or for several runs as a number in the legend.
 
     Raises:
         AbsentError: no run has a per_frame.csv of the split.
         UserError: a damaged file.
     """
-    split = request.split or evaluation.best_split(request.runs)
-    found = request.each(lambda run: evaluation.read_per_frame(run.folder, split))
+    split = request.split or protocols.best_split(request.runs)
+    found = request.each(lambda run: evaluations.read_per_frame(run.folder, split))
     figure, [axes] = style.new_figure(2.4)
     handles = []
     for run, table in found:
@@ -149,11 +150,11 @@ def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:
 
 def protocol_line(found: Sequence[tuple[Run, dict[str, Array]]], split: str) -> str:
     """What was measured and how; where runs were not measured alike, what differs."""
-    protocols = [evaluation.read_protocol(run, split) for run, _ in found]
+    known = [protocols.read_protocol(run, split) for run, _ in found]
     first = found[0][1]
-    line = evaluation.describe(split, protocols[0], len(first["psnr"]), len(np.unique(first["clip"])))
+    line = protocols.describe(split, known[0], len(first["psnr"]), len(np.unique(first["clip"])))
     differ = [
-        f"{evaluation.in_words(key, '').strip()} ({' / '.join(str(v)[:20] for v in values)})"
-        for key, values in evaluation.differing(protocols).items()
+        f"{protocols.in_words(key, '').strip()} ({' / '.join(str(v)[:20] for v in values)})"
+        for key, values in protocols.differing(known).items()
     ]
     return line if not differ else f"PROTOCOLS DIFFER, these numbers do not compare: {', '.join(differ)}"

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from ..config.loading import parse_yaml
 from ..config.schema import KLConfig, OptimConfig, TeacherForcingConfig, TrainConfig
 from ..errors import UserError
+from ..tables import AbsentError, Array, read_table
 from . import style
-from .tables import AbsentError, Array, read_table
 
 S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")

@@ -18,11 +18,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from .. import evaluations
 from ..errors import UserError
-from . import evaluation, style
+from ..tables import AbsentError, Array
+from . import style
 from .pictures import Picture, draw_rows, row_height
 from .runs import Request, Run
-from .tables import AbsentError, Array
 
 SHOWN = 4  # samples that are drawn; all of them count in the spread
 COLUMNS = {1: 10, 2: 5}  # moments drawn, by how many blocks share the page's width
@@ -142,7 +143,7 @@ def _title(run: Run, name: str, *, alone: bool) -> str:
 def _numbers(run: Run, split: str) -> list[str]:
     """Best, mean and worst sample; nothing where the evaluation had one sample, or there is none."""
     try:
-        content = evaluation.read_summary(run.folder, split)
+        content = evaluations.read_summary(run.folder, split)
     except AbsentError:
         return []
     n, diversity, kl = content["protocol"].get("samples", 1), content.get("diversity"), content.get("kl")

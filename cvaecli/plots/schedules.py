@@ -20,9 +20,9 @@ from matplotlib.lines import Line2D
 
 from ..config.schema import KLConfig, OptimConfig, RunConfig, TeacherForcingConfig, TrainConfig
 from ..errors import UserError
+from ..tables import AbsentError, Array
 from . import style
 from .runs import Request, Run
-from .tables import AbsentError, Array
 
 NAMES = {"beta": "KL weight β", "tfr": "teacher-forcing ratio", "lr": "learning rate"}
 AS_LOGGED = " (as logged; the config gives other values)"

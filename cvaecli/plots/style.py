@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from .tables import Array
+from ..tables import Array
 
 WIDTH = 6.3  # inches: the text width of an A4 or letter page
 RC: dict[Any, Any] = {

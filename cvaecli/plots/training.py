@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..tables import AbsentError, Array
 from . import epochs, schedules, style
 from .loss import forced_share
 from .runs import RECONSTRUCTIONS, Request, Run, differing
-from .tables import AbsentError, Array
 
 
 def training_figure(request: Request) -> Figure:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ..clip import Clip
-from .common import FOLDERS, Floats, present
+from .common import ACTION, FOLDERS, POSITION, Floats, present
 from .folders import Folders
 from .records import SUFFIXES, Records
 
-__all__ = ["Folders", "Records", "condition_stats", "is_robot", "open_robot"]
+__all__ = ["Folders", "Records", "condition_parts", "condition_stats", "is_robot", "open_robot"]
 
 INNER = "softmotion30_44k"
 """The folder that BAIR's archive unpacks to."""
@@ -44,6 +44,12 @@ def is_robot(root: Path) -> bool:
     if isinstance(found, Records):
         return bool(found.files)
     return any(one.tables for one in found.folders) or any(map(_holds_records, root.glob("*/")))
+
+
+def condition_parts(columns: int) -> dict[str, slice]:
+    """Which columns of a condition vector are actions, which positions; empty where they are not BAIR's."""
+    A, P = len(ACTION), len(POSITION)
+    return {"actions": slice(0, A), "positions": slice(A, A + P)} if columns == A + P else {}
 
 
 def condition_stats(clips: Sequence[Clip]) -> tuple[Floats, Floats]:
