@@ -1,4 +1,4 @@
-"""Reading and writing a run's evaluations: ``eval/<split>/metrics.json`` and ``per_frame.csv``.
+"""Reading and writing a run's evaluations, ``eval/<split>/``: metrics.json, per_frame.csv and frames.npz.
 
 ``<split>`` is ``train``, ``val`` or ``test``, and with exchanged conditions ``<split>-swapped-<what>``.
 Neither torch nor the run's data is needed. ``runs/README.md`` describes the files.
@@ -7,12 +7,15 @@ Neither torch nor the run's data is needed. ``runs/README.md`` describes the fil
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .errors import UserError
-from .files import write_csv, write_text
+from .files import replacing, write_csv, write_text
 from .tables import AbsentError, Array, read_table
 
 SWAPPED = "-swapped-"
@@ -82,3 +85,50 @@ def write(run: Path, split: str, summary: Mapping[str, Any], per_frame: Sequence
     write_csv(folder / "per_frame.csv", list(per_frame[0]), per_frame)
     write_text(folder / "metrics.json", json.dumps(summary, indent=2) + "\n")
     return folder
+
+
+class ClipFrames(NamedTuple):
+    """Evenly spaced frames of one clip.
+
+    Attributes:
+        numbers: of the frames within the clip, ``[K]``.
+        rows: uint8 ``[K, H, W, 3]`` by name: truth, posterior, rollout (sample 0), with several samples
+            ``best sample``, and condition where it is a picture.
+    """
+
+    name: str
+    numbers: np.ndarray
+    rows: dict[str, np.ndarray]
+
+
+def write_frames(run: Path, split: str, clips: Sequence[ClipFrames]) -> Path:
+    """Write ``frames.npz``: ``names``; for the n-th clip ``<n>/frames`` (the numbers) and ``<n>/<row>``."""
+    path = folder_of(run, split) / "frames.npz"
+    arrays = {"names": np.array([clip.name for clip in clips])}
+    for n, clip in enumerate(clips):
+        arrays |= {f"{n}/frames": clip.numbers, **{f"{n}/{row}": frames for row, frames in clip.rows.items()}}
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for a switch
+    return path
+
+
+def read_frames(run: Path, split: str = "val") -> list[ClipFrames]:
+    """``frames.npz``: pictures of the first clips.
+
+    Raises:
+        AbsentError: the run has none, for example because its evaluation was made by an earlier version.
+        UserError: the file is damaged.
+    """
+    path = folder_of(run, split) / "frames.npz"
+    if not path.is_file():
+        raise AbsentError(f"{path}: not there", f"run: {command_for(run, split)}")
+    clips = []
+    try:
+        with np.load(path) as file:
+            for n, name in enumerate(file["names"]):
+                own = [key for key in file.files if key.startswith(f"{n}/") and key != f"{n}/frames"]
+                rows = {key.partition("/")[2]: file[key] for key in own}
+                clips.append(ClipFrames(str(name), file[f"{n}/frames"], rows))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged ({error})", f"run again: {command_for(run, split)}") from None
+    return clips

@@ -7,10 +7,21 @@ and written into the run folder.
 from __future__ import annotations
 
 from .benchmark import bench
-from .plotting import plot
+from .plotting import plot, plot_schedule
 from .prediction import export_gif, predict
 from .resuming import resume
 from .training import dry_run, train
 from .validation import evaluation, validate
 
-__all__ = ["bench", "dry_run", "evaluation", "export_gif", "plot", "predict", "resume", "train", "validate"]
+__all__ = [
+    "bench",
+    "dry_run",
+    "evaluation",
+    "export_gif",
+    "plot",
+    "plot_schedule",
+    "predict",
+    "resume",
+    "train",
+    "validate",
+]

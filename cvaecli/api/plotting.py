@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..config.schema import RunConfig
 from ..errors import UserError
 from ..reporter import Reporter
 from ..run import find_run
@@ -25,6 +26,8 @@ def plot(
     reporter: Reporter | None = None,
 ) -> list[Path]:
     """Draw one kind of figure, or all; several runs become one comparison.
+
+    A run without the files that a comparison needs is left out, and the reporter is warned.
 
     Everything is drawn from the files of the runs, except ``samples``: that first predicts one clip
     ``samples`` times with each run's model, see ``prediction.futures``.
@@ -54,4 +57,14 @@ def plot(
         split = split or "test"
         for folder in folders:
             futures(folder, split=split, sequence=sequence, samples=samples, reporter=reporter)
-    return plots.plot(kind, folders, out, labels=labels or None, split=split, log=log)
+    warn = reporter.warn if reporter else None
+    return plots.plot(kind, folders, out, labels=labels or None, split=split, log=log, warn=warn)
+
+
+def plot_schedule(
+    kind: str, configs: Mapping[str, RunConfig], *, out: str | Path | None = None
+) -> list[Path]:
+    """Draw ``beta``, ``tfr`` or ``lr`` of configs by name, without a run; see ``plots.plot_planned``."""
+    from .. import plots
+
+    return plots.plot_planned(kind, configs, out)

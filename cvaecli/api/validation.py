@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from .. import checkpoint as checkpoints
@@ -18,6 +19,7 @@ from ..engine.distributed import ALONE, World
 from ..engine.evaluate import evaluate, share, together
 from ..engine.scores import Evaluation
 from ..errors import UserError
+from ..evaluations import ClipFrames
 from ..media import panels
 from ..media import video as media
 from ..models.base import VideoCVAE
@@ -30,6 +32,9 @@ Swap = Literal["actions", "positions", "conditions"]
 
 OWN = "the clip's own"
 """``protocol.conditions`` of an evaluation without exchange."""
+
+FRAME_CLIPS = 4
+"""Clips of which an evaluation keeps frames."""
 
 
 def validate(
@@ -96,6 +101,7 @@ def validate(
     name = split if swap is None else f"{split}{evaluations.SWAPPED}{swap}"
     folder = evaluations.write(home.path, name, summary, list(scores.per_frame()))
     save_strip(scores, folder / "strip.png")
+    evaluations.write_frames(opened.run.path, name, _frames(scores))
     return summary
 
 
@@ -209,3 +215,10 @@ def save_strip(evaluation: Evaluation, path: Path) -> None:
             list(clip.strip.values()), list(clip.strip), scale=max(1, 96 // H), columns=clip.strip_frames
         ),
     )
+
+
+def _frames(scores: Evaluation) -> list[ClipFrames]:
+    """The pictures of the first clips."""
+    return [
+        ClipFrames(clip.name, np.array(clip.strip_frames), clip.strip) for clip in scores.clips[:FRAME_CLIPS]
+    ]
