@@ -99,6 +99,7 @@ ALLOWED = {
     "config": {"config", "errors", "models"},
     "checkpoint": {"config", "data", "errors", "run"},
     "data": {"data", "errors"},
+    "pages": {"pages", "plots", "media", "errors"},
     "synthetic": {"data", "errors", "synthetic"},
 }
 """Layers and the layers that they may import."""
