@@ -105,6 +105,7 @@ ALLOWED = {
     "checkpoint": {"config", "data", "errors", "files", "run"},
     "config": {"config", "data", "errors", "models"},
     "data": {"data", "errors"},
+    "pages": {"pages", "plots", "media", "errors"},
     "synthetic": {"data", "errors", "synthetic"},
 }
 """Layers and the layers that they may import."""

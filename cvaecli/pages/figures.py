@@ -1,0 +1,159 @@
+"""The figures of a comparison. A setting has one colour and line style in all of them.
+
+Curves of setting k are SVG groups whose ids begin with ``series-k-``, so that a page's legend can hide them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .folders import RunFolder
+from .from_plots import AbsentError, Array, read_table, style
+from .paired import Difference
+from .settings import Group, Setting
+from .svg import RC
+
+Curve = tuple[Array, Array]  # x, y
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and line style of the setting of this rank."""
+    colours, lines = style.COLOURS, style.LINES
+    return {"color": colours[number % len(colours)], "linestyle": lines[number // len(colours) % len(lines)]}
+
+
+def comparison_figures(group: Group, differences: Sequence[Difference]) -> dict[str, Figure]:
+    """The figures that the runs' files allow, by name: seeds, differences, epochs, frames."""
+    with mpl.rc_context(RC):
+        found = {
+            "seeds": _seeds(group),
+            "differences": _differences(differences),
+            "epochs": _curves(group, epoch_curve, "epoch", "validation PSNR (dB)"),
+            "frames": _curves(group, frame_curve, "frame", "PSNR (dB)"),
+        }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _seeds(group: Group) -> Figure | None:
+    """A row a setting: a dot for each seed, a thick mark at their mean, a line over their range."""
+    settings = group.ranked
+    if not settings:
+        return None
+    figure, [axes] = style.new_figure(0.75 + 0.24 * len(settings))
+    for row, setting in enumerate(settings):
+        values, colour = setting.numbers("psnr"), look(row)["color"]
+        axes.plot([values.min(), values.max()], [row, row], "-", color=colour, linewidth=1, alpha=0.5)
+        axes.plot(values, [row] * len(values), "o", color=colour, markersize=4, alpha=0.8)
+        axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], "-", color=colour, linewidth=2)
+    _rows(axes, [setting.label for setting in settings])
+    axes.set_xlabel("PSNR (dB)")
+    return figure
+
+
+def _differences(differences: Sequence[Difference]) -> Figure | None:
+    """A row a difference: a dot for each seed, the mean and its 95 % interval, and a line at zero."""
+    told = [each for each in differences if len(each.values)]
+    if not told:
+        return None
+    figure, [axes] = style.new_figure(0.75 + 0.24 * len(told))
+    axes.axvline(0, color="0.35", linewidth=0.8)
+    reach = max(float(np.abs(each.values).max()) for each in told) or SMALLEST
+    for row, each in enumerate(told):
+        colour = style.COLOURS[0] if each.verdict in ("settled", "equal") else "0.55"
+        axes.plot(each.values, [row] * len(each.values), "o", color=colour, markersize=4, alpha=0.7)
+        axes.plot([each.mean] * 2, [row - 0.3, row + 0.3], "-", color=colour, linewidth=2)
+        if len(each.values) > 1:
+            ends = [each.mean - each.margin, each.mean + each.margin]
+            axes.plot(ends, [row, row], "-", color=colour, linewidth=1)
+    # Two seeds have intervals that would squeeze everything else: they run out of the figure
+    axes.set_xlim(-2.2 * reach, 2.2 * reach)
+    _rows(axes, [f"{_cut(each.left, 26)} − {_cut(each.right, 26)}" for each in told])
+    axes.set_xlabel("difference in PSNR (dB)")
+    return figure
+
+
+SMALLEST = 0.01  # dB
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), [_cut(label, 56) for label in labels], fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
+
+
+def _curves(group: Group, read: Callable[[RunFolder], Curve], x: str, label: str) -> Figure | None:
+    """A line a setting, the mean over its seeds, in a band from the lowest seed to the highest."""
+    figure, [axes] = style.new_figure(3.0)
+    drawn = False
+    for number, setting in enumerate(group.ranked):
+        known = _known(setting, read)
+        if known is None:
+            continue
+        at, values = known
+        drawn, own = True, look(number)
+        style.line(axes, at, values.mean(0), **own, gid=f"series-{number}-mean")
+        if len(values) > 1:
+            band = axes.fill_between(
+                at, values.min(0), values.max(0), color=own["color"], alpha=0.12, linewidth=0
+            )
+            band.set_gid(f"series-{number}-band")
+    axes.set_ylabel(label)
+    style.x_axis(axes, x)
+    return figure if drawn else None
+
+
+def _known(setting: Setting, read: Callable[[RunFolder], Curve]) -> tuple[Array, Array] | None:
+    """(x ``[K]``, y ``[runs, K]``) at the x that all runs have; None where a run has no curve."""
+    try:
+        curves = [read(run) for run in setting.counted]
+    except AbsentError:
+        return None
+    common = curves[0][0]
+    for at, _ in curves[1:]:
+        common = np.intersect1d(common, at)
+    if not len(common):
+        return None
+    return common, np.stack([value[np.isin(at, common)] for at, value in curves])
+
+
+def epoch_curve(run: RunFolder) -> Curve:
+    """(epoch, validation PSNR), where there was a validation."""
+    table = read_table(run.path / "metrics.csv", ["epoch"], ["val/psnr"])
+    there = np.isfinite(table["val/psnr"])
+    return table["epoch"][there], table["val/psnr"][there]
+
+
+def frame_curve(run: RunFolder) -> Curve:
+    """(frame, PSNR of the rollout), mean over the clips that reach the frame."""
+    table = read_table(run.path / "eval" / run.split / "per_frame.csv", ["frame", "psnr"])
+    return over_clips(table["frame"], table["psnr"])
+
+
+def over_clips(frame: Array, values: Array) -> Curve:
+    """(distinct frame numbers, mean of the finite values of each)."""
+    there = np.isfinite(values)
+    frames, index = np.unique(frame[there], return_inverse=True)
+    return frames, np.bincount(index, values[there]) / np.maximum(np.bincount(index), 1)
+
+
+def legend(group: Group) -> list[dict[str, Any]]:
+    """For each ranked setting: its number, label, CSS colour and dash pattern."""
+    entries = []
+    for number, setting in enumerate(group.ranked):
+        own = look(number)
+        dashes = "" if own["linestyle"] == "-" else " ".join(str(1.5 * d) for d in own["linestyle"][1])
+        colour = "var(--ink)" if own["color"] == "#000000" else own["color"]
+        entries.append({"number": number, "label": setting.label, "colour": colour, "dashes": dashes})
+    return entries

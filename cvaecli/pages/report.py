@@ -1,0 +1,212 @@
+"""The page of one run: what was trained on what, its diagnosis in words, all figures, how to repeat it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..media.video import replacing
+from . import diagnosis, render
+from .compare import measures, protocol_words
+from .folders import RunFolder, choose_split, read_runs
+from .settings import Group, flatten, shown
+
+CAPTIONS = {
+    "psnr": "PSNR of each predicted frame. Where the rollout falls below one step, errors are fed back and "
+    "grow; where it falls below the trivial predictors, nothing is gained by predicting.",
+    "loss": "Loss of training and validation. Where training falls and validation rises, the model learns its "
+    "training frames by heart.",
+    "epochs": "Validation PSNR during training, with the KL weight and the teacher-forcing ratio on the right "
+    "axis.",
+    "training": "Loss on the left axis, the schedules on the right one. Points are coloured by whether the "
+    "model was fed true frames or its own.",
+    "beta": "The weight of the KL term during training.",
+    "tfr": "The share of inputs that were true frames instead of the model's own predictions.",
+    "kl": "How much the latent carries. Near zero it is silent.",
+    "lr": "The learning rate during training.",
+}
+"""How to read each figure of ``cvaecli.plots``."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What ``metrics.csv`` and ``per_frame.csv`` hold, where they are there."""
+
+    epochs: Mapping[str, np.ndarray] | None
+    frames: Mapping[str, np.ndarray] | None  # means over the clips that reach the frame
+
+
+def write(folder: Path, out: Path, split: str | None = None) -> Path:
+    """Write the page of one run.
+
+    Args:
+        folder: the run's folder.
+        out: .html.
+        split: whose evaluation; default: val where there is one.
+
+    Raises:
+        UserError: another suffix, or a damaged file.
+    """
+    render.check_suffix(out.suffix.lower(), (".html",), out)
+    (run,) = read_runs([folder], choose_split([folder], split))
+    text = _page(run)
+    with replacing(out) as part:
+        part.write_text(text, encoding="utf-8")
+    return out
+
+
+def _page(run: RunFolder) -> str:
+    from . import pictures
+    from .from_plots import one_run_figures
+    from .svg import inline
+
+    curves, video = _curves(run), pictures.video_of(run.path, run.split)
+    group = Group(run.protocol | {"frames": run.frames} if run.summary else {}, [], [])
+    figures = [
+        {"svg": inline(svg, kind, kind), "caption": CAPTIONS.get(kind, "")}
+        for kind, svg in one_run_figures(run.path, run.split)
+    ]
+    return render.page(
+        "report.html",
+        run=run,
+        facts=facts(run),
+        sentences=sentences(run, curves, video),
+        stretch=_stretch(curves, video),
+        numbers=_numbers(run),
+        group={"protocol": protocol_words(group), "measures": measures(group)},
+        figures=figures,
+        sprites=pictures.sprites([("prediction", video)] if video else []),
+        strip=pictures.strip_of(run.path, run.split),
+        commands=_commands(run),
+    )
+
+
+def facts(run: RunFolder) -> dict[str, str]:
+    """What was trained on what; what is not known is left out."""
+    info, config = run.info, flatten(run.config)
+    data = info.get("data") if isinstance(info.get("data"), dict) else {}
+
+    def told(*keys: str) -> str:
+        return ", ".join(f"{key} {shown(config[key])}" for key in keys if key in config)
+
+    minutes = run.number("minutes")
+    found = {
+        "data": f"{data.get('source', '')} (fingerprint {data['fingerprint']})"
+        if "fingerprint" in data
+        else "",
+        "frames": told("data.height", "data.width", "data.n_past"),
+        "model": told("model.name")
+        + (f", {info['parameters']:,} parameters" if _is_int(info, "parameters") else ""),
+        "training": told("train.epochs", "train.batch_size", "train.window", "optim.lr"),
+        "KL": told("kl.schedule", "kl.weight"),
+        "teacher forcing": told("teacher_forcing.ratio", "teacher_forcing.decay", "teacher_forcing.coin"),
+        "time": "" if math.isnan(minutes) else f"{minutes:.1f} minutes, {info.get('steps', '?')} steps",
+        "device": " ".join(str(info[key]) for key in ("device", "precision") if key in info),
+        "seed": str(run.seed),
+        "status": str(info.get("status", "")),
+        "started": str(info.get("started", "")),
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+def _is_int(info: Mapping[str, Any], key: str) -> bool:
+    return isinstance(info.get(key), int)
+
+
+def sentences(run: RunFolder, curves: Curves, video: Any = None) -> list[str]:
+    """The diagnosis: a sentence or two for each question that the run's files answer.
+
+    Args:
+        video: the run's ``pictures.Video``, for what the worst frames' labels look like.
+    """
+    found = []
+    if run.summary is not None:
+        trivial = [run.trivial(name) for name in ("repeat_last_past", "mean_frame")]
+        found.append(diagnosis.against_trivial(run.number("psnr"), *trivial))
+        found.append(diagnosis.latent(run.number("kl"), run.number("posterior_prior_gap")))
+    if curves.frames is not None and len(curves.frames["psnr"]):
+        at, psnr = curves.frames["frame"], curves.frames["psnr"]
+        if "psnr_one_step" in curves.frames:
+            found.append(diagnosis.drift(at, psnr, curves.frames["psnr_one_step"]))
+        words = diagnosis.worst(at, psnr)
+        if video is not None and video.condition is not None:
+            first, last, _ = diagnosis.worst_stretch(at, psnr)
+            if last < len(video.condition):
+                from .pictures import ink
+
+                words += " " + diagnosis.labels(ink(video.condition), first, last)
+        found.append(words)
+    if run.summary is not None and len(run.summary.get("clips", [])) > 1:
+        found.append(diagnosis.worst_clip({str(c["name"]): c["psnr"] for c in run.summary["clips"]}))
+    if curves.epochs is not None:
+        there = np.isfinite(curves.epochs["val/psnr"])
+        columns = (curves.epochs[name][there] for name in ("epoch", "val/psnr", "train/recon"))
+        found.append(diagnosis.over_fitting(*columns))
+    return found
+
+
+def _curves(run: RunFolder) -> Curves:
+    from .figures import over_clips
+    from .from_plots import AbsentError, read_table
+
+    epochs = frames = None
+    try:
+        epochs = read_table(run.path / "metrics.csv", ["epoch"], ["val/psnr", "train/recon"])
+    except AbsentError:
+        epochs = None
+    try:
+        path = run.path / "eval" / run.split / "per_frame.csv"
+        table = read_table(path, ["frame", "psnr"], ["psnr_one_step"])
+    except AbsentError:
+        return Curves(epochs, None)
+    at, psnr = over_clips(table["frame"], table["psnr"])
+    frames = {"frame": at, "psnr": psnr}
+    same, one_step = over_clips(table["frame"], table["psnr_one_step"])
+    if np.array_equal(same, at):
+        frames["psnr_one_step"] = one_step
+    return Curves(epochs, frames)
+
+
+def _stretch(curves: Curves, video: Any) -> str | None:
+    """The worst frames as a picture; None where the frames are not there."""
+    from .pictures import stretch_strip
+
+    if curves.frames is None or video is None or video.truth is None or not len(curves.frames["psnr"]):
+        return None
+    first, last, _ = diagnosis.worst_stretch(curves.frames["frame"], curves.frames["psnr"])
+    if last >= len(video.prediction):
+        return None
+    return stretch_strip(video, first, last)
+
+
+def _numbers(run: RunFolder) -> list[tuple[str, float, float]]:
+    """(name, PSNR, SSIM) of what the evaluation measured."""
+    if run.summary is None:
+        return []
+    rows = [
+        ("rollout (own predictions fed back)", run.number("psnr"), run.number("ssim")),
+        ("one step (true previous frame fed)", run.number("psnr_one_step"), run.number("ssim_one_step")),
+        ("one step, z from the posterior", run.number("psnr_posterior"), math.nan),
+        ("repeat the last given frame", run.trivial("repeat_last_past"), math.nan),
+        ("mean frame of the clip (peeks)", run.trivial("mean_frame"), math.nan),
+    ]
+    return [row for row in rows if math.isfinite(row[1])]
+
+
+def _commands(run: RunFolder) -> list[str]:
+    """The run's own command, and those that make its numbers and pictures again."""
+    versions = run.info.get("versions")
+    told = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else ""
+    return [
+        *([f"# {told}, code {run.info.get('git') or 'version not known'}"] if told else []),
+        str(run.info.get("command", f"cvae train --config {run.path}/config.yaml")),
+        f"cvae train --config {run.path}/config.yaml      # the same settings, resolved",
+        f"cvae validate {run.path} --split {run.split}",
+        f"cvae plot all {run.path}",
+        f"cvae export-gif {run.path}",
+    ]
