@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, data, export_gif, plot, predict, train, validate
+from . import bench, data, export_gif, plot, predict, sweep, train, validate
 
 app = typer.Typer(
     name="cvae",
@@ -22,6 +22,7 @@ app.command()(predict.predict)
 app.command()(plot.plot)
 app.command("export-gif")(export_gif.export_gif)
 app.command()(bench.bench)
+app.command()(sweep.sweep)
 app.add_typer(data.app, name="data")
 
 
