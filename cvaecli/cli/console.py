@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -102,6 +103,27 @@ class Terminal:
                 bars.update(task, completed=done, total=total)
 
             yield advance
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[str, Sequence[str], Sequence[Sequence[str]]], None]]:
+        """A table on stderr for the duration of the context: ``show(title, columns, rows)`` draws it anew.
+
+        Nothing is drawn where there is no terminal.
+        """
+        if self.quiet or not self.err.is_terminal:
+            yield lambda title, columns, rows: None
+            return
+        with Live(console=self.err, transient=True, auto_refresh=False) as screen:
+
+            def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+                table = Table(title=escape(title), title_justify="left", title_style="bold", box=None)
+                for number, column in enumerate(columns):
+                    table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+                for row in rows:
+                    table.add_row(*map(escape, row))
+                screen.update(table, refresh=True)
+
+            yield show
 
     def _progress(self, *columns: ProgressColumn) -> Progress:
         return Progress(
