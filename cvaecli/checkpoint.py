@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from .config.loading import from_dict
+from .config.loading import from_dict, parse_yaml
 from .config.schema import RunConfig
-from .config.yaml_text import parse_yaml
 from .data.clip import digest
 from .errors import CvaeError, UserError
 from .run import Run

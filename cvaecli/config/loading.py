@@ -21,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from .schema import RunConfig
-from .yaml_text import MAX_CHARACTERS, parse_scalar, parse_yaml
+from .yaml_text import MAX_CHARACTERS, parse_scalar
+from .yaml_text import parse_yaml as parse_yaml  # part of this module's interface too
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
