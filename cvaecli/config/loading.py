@@ -67,13 +67,21 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: names the key or file, what is wrong, and what is allowed.
     """
-    raw, where = _sections_of(find(str(name)))
+    raw, where = sections(name)
     return from_dict(raw, overrides, where)
 
 
-def _sections_of(path: Path) -> tuple[dict[str, Any], str]:
-    """The sections of a file, merged into those of the config that it extends, if any; and the files' names
-    for error messages."""
+def sections(name: str | Path) -> tuple[dict[str, Any], str]:
+    """A config as plain data, before overrides and validation.
+
+    Returns:
+        The sections of the file, merged into those of the config that it extends, if any; and the names of
+        these files, for the ``where`` of ``from_dict``.
+
+    Raises:
+        UserError: see ``load``.
+    """
+    path = find(str(name))
     files: list[Path] = [path]
     changes: list[dict[str, Any]] = []
     while "extends" in (raw := _read(files[-1])):
