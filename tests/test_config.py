@@ -400,7 +400,7 @@ def test_not_an_override(text: str) -> None:
         ),
         ("optim.leaning=1", "optim.leaning: unknown key"),
         ("train.lr=0.1", "train.lr: unknown key; did you mean optim.lr?"),
-        ("train.sampels=3", "train.sampels: unknown key; did you mean eval.samples?"),
+        ("data.sampels=3", "data.sampels: unknown key; did you mean eval.samples?"),
         ("lr=0.1", "lr: unknown key; did you mean optim.lr?"),
         ("optim.epochs=3", "optim.epochs: unknown key; did you mean train.epochs?"),
         ("train.flip=0.5", "did you mean train.augment.flip?"),
