@@ -77,6 +77,8 @@ class DataConfig(Section):
     """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
     partial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training frames used, from the start of the set (partial)."""
+    train_frames: Annotated[int, Field(ge=2)] | None = None
+    """Use only so many frames of every training clip, from its start; all when unset."""
 
     @model_validator(mode="before")
     @classmethod
