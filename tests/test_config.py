@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.config.schema import RunConfig
+from cvaecli.config.yaml_text import parse_yaml
 from cvaecli.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -78,7 +79,7 @@ def test_shipped_config_explains_itself_and_fits_any_machine(name: str) -> None:
 def test_shipped_config_means_the_same_to_any_yaml_reader(name: str) -> None:
     """No ``off`` without quotes, no ``1e-4``: other tools read those otherwise."""
     plain = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert plain == config.parse_yaml((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"), name)
+    assert plain == parse_yaml((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"), name)
 
 
 def test_annealing_configs_differ_in_the_kl_section_alone() -> None:
@@ -98,7 +99,7 @@ def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def written(name: str) -> dict[str, Any]:
     """What stands in a built-in config's own file."""
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
-    raw = config.parse_yaml(text, name)
+    raw = parse_yaml(text, name)
     assert isinstance(raw, dict)
     return raw
 
@@ -399,7 +400,7 @@ def test_not_an_override(text: str) -> None:
         ),
         ("optim.leaning=1", "optim.leaning: unknown key"),
         ("train.lr=0.1", "train.lr: unknown key; did you mean optim.lr?"),
-        ("train.sampels=3", "train.sampels: unknown key; did you mean eval.samples?"),
+        ("data.sampels=3", "data.sampels: unknown key; did you mean eval.samples?"),
         ("lr=0.1", "lr: unknown key; did you mean optim.lr?"),
         ("optim.epochs=3", "optim.epochs: unknown key; did you mean train.epochs?"),
         ("train.flip=0.5", "did you mean train.augment.flip?"),
@@ -614,11 +615,16 @@ def test_a_file_outside_the_folder_is_out_of_reach(tmp_path: Path) -> None:
         ("extends:", "None: not a name"),
         ("extends: [cyclical]", "['cyclical']: not a name"),
         ("extends: ''", "not a name"),
+        ('extends: "a\\0b"', "not a name"),
+        (f"extends: {'x' * 5000}", "not a name"),
+        (f"extends: {'x' * 5000}.yaml", "not a name"),
+        ("extends: wrong.yaml", "run.yaml (extends wrong.yaml): train.epochs: 'x' is not allowed"),
         ("extends: bad.yaml", "bad.yaml: must hold sections"),
     ],
 )
 def test_what_cannot_be_extended(line: str, words: str, tmp_path: Path) -> None:
-    text = told_of_extending(tmp_path, run=f"{line}\n", other="seed: 1\n", bad="- 1\n")
+    wrong = "train: {epochs: x}\n"
+    text = told_of_extending(tmp_path, run=f"{line}\n", other="seed: 1\n", bad="- 1\n", wrong=wrong)
     missing = [word for word in words.replace(";", "").split() if word not in text]
     assert not missing, text
 

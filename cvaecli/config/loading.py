@@ -17,93 +17,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from .schema import RunConfig
+from .yaml_text import MAX_CHARACTERS, parse_scalar
+from .yaml_text import parse_yaml as parse_yaml  # part of this module's interface too
 
 Schema = TypeVar("Schema", bound=BaseModel)
-
-MAX_CHARACTERS = 2**18
-"""Longest config text that is read. The built-in ones have 3,000 characters."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2 (``off`` is a word, ``1e-4`` is a number).
-
-    A key that is given twice is an error; plain YAML takes the last one without a word. Aliases are an
-    error too: a few lines of them can stand for gigabytes.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
-
-
-def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(loader.construct_scalar(node))
-
-
-# PyYAML's own constructors keep YAML 1.1's octal and sexagesimal numbers: 010 would be 8.
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Plain data from YAML text.
-
-    Args:
-        where: the file or the override that the text is from, for the error message.
-
-    Raises:
-        UserError: not YAML, a key given twice, an alias, a tag for anything but plain data, or too long.
-    """
-    if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{where}: longer than {MAX_CHARACTERS} characters", "is this a config file?")
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        # The last three come from PyYAML itself when a value does not fit its tag, e.g. !!bool maybe.
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        unfit = isinstance(error, (LookupError, AttributeError))
-        problem = "a value does not fit its !!tag" if unfit else str(error).splitlines()[0]
-        problem = getattr(error, "problem", None) or problem
-        syntax = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
-        hint = "check the indentation and colons" if syntax else ""
-        raise UserError(f"{where}{line}: not a valid config: {problem}", hint) from None
 
 
 def builtin_names() -> list[str]:
@@ -146,23 +67,34 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: names the key or file, what is wrong, and what is allowed.
     """
+    raw, where = sections(name)
+    return from_dict(raw, overrides, where)
+
+
+def sections(name: str | Path) -> tuple[dict[str, Any], str]:
+    """A config as plain data, before overrides and validation.
+
+    Returns:
+        The sections of the file, merged into those of the config that it extends, if any; and the names of
+        these files, for the ``where`` of ``from_dict``.
+
+    Raises:
+        UserError: see ``load``.
+    """
     path = find(str(name))
-    return from_dict(_sections_of(path), overrides, where=str(path))
-
-
-def _sections_of(path: Path) -> dict[str, Any]:
-    """The sections of a file, merged into those of the config that it extends, if any."""
-    files, texts = [path], []
+    files: list[Path] = [path]
+    changes: list[dict[str, Any]] = []
     while "extends" in (raw := _read(files[-1])):
         base = _extended_file(files[-1], raw.pop("extends"))
-        texts.append(raw)
+        changes.append(raw)
         if any(base.samefile(file) for file in files):
             names = " -> ".join(file.name for file in [*files, base])
             raise UserError(f"{path}: extends: a circle: {names}", "one of them must not extend another")
         files.append(base)
-    for change in reversed(texts):
+    for change in reversed(changes):
         raw = _merged(raw, change)
-    return raw
+    extended = ", ".join(file.name for file in files[1:])
+    return raw, f"{path} (extends {extended})" if extended else str(path)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -186,7 +118,7 @@ def _extended_file(path: Path, name: object) -> Path:
     Nothing else can be reached, so that a config from elsewhere reads no files but those that came with it.
     """
     where = f"{path}: extends: {_short(name)}"
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 200:
         raise UserError(f"{where}: not a name", "e.g. extends: cyclical")
     if name in builtin_names():
         return _builtin_root() / f"{name}.yaml"
@@ -326,11 +258,9 @@ def _override_value(text: str, override: str) -> Any:
         return ""
     if text.startswith(tuple("[{'\"!")):
         return parse_yaml(text, f"override {_short(override, quoted=False)}")
-    loader = _Loader("")
     try:
-        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-        return loader.construct_object(yaml.ScalarNode(tag, text))
-    except ValueError:  # more digits than Python reads
+        return parse_scalar(text)
+    except ValueError:
         raise UserError(f"override {_short(override, quoted=False)}: not a valid value") from None
 
 
