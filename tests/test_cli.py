@@ -41,10 +41,11 @@ class Result:
         return self
 
     def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
-        """A user's mistake: exit code, nothing on stdout, one line on stderr that names it."""
+        """A user's mistake: exit code, nothing on stdout, one line on stderr that names it (beside the data)."""
         assert self.code == code, (self.code, self.out, self.err)
         assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
-        assert self.out == "" and self.err.count("\n") == lines and "Traceback" not in self.err, self.err
+        said = [line for line in self.err.splitlines() if not line.startswith("data: ")]
+        assert self.out == "" and len(said) == lines and "Traceback" not in self.err, self.err
         for text in told:
             assert text in self.err
 
@@ -102,6 +103,17 @@ def test_quiet_is_silent_on_stderr(here: Path) -> None:
     ).good()
     assert result.err == "" and "PSNR" in result.out
     assert cvae("validate", "a", "-q").good().err == ""
+
+
+def test_the_data_are_named_first_and_in_every_result(here: Path, tmp_path: Path) -> None:
+    source = f"dance layout in {here / 'set'}"
+    for command in (["validate", "a"], ["predict", "a"], ["export-gif", "a"], ["train", "--resume", "a"]):
+        assert cvae(*command).good().err.splitlines()[0] == f"data: {source}"
+    assert f"data: {source};" in cvae("validate", "a", "-q").good().out
+    assert json.loads(cvae("validate", "a", "--json").good().out)["protocol"]["data"] == source
+    for command in (["predict", "a", "-q"], ["export-gif", "a", "-q"]):
+        out = cvae(*command, "--json", "--out", tmp_path / "x.gif").good().out
+        assert json.loads(out)["data"] == source
 
 
 def test_train_as_json(here: Path) -> None:

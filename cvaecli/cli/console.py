@@ -42,6 +42,9 @@ class Terminal:
         quiet: no progress and no notes; warnings and errors stay.
         as_json: results as one JSON object on stdout instead of tables.
         who: put before warnings and errors, where several processes write to one terminal.
+
+    Attributes:
+        source: the data set that the command used, once it is loaded.
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False, who: str = "") -> None:
@@ -52,6 +55,7 @@ class Terminal:
         self._validation: TaskID | None = None
         self._shown: dict[str, str] = {}
         self._last_line = 0.0
+        self.source: str | None = None
 
     # --- lines ------------------------------------------------------------------------------------
 
@@ -59,6 +63,11 @@ class Terminal:
         """See ``Reporter``."""
         if not self.quiet:
             self.err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def data_source(self, source: str) -> None:
+        """See ``Reporter``."""
+        self.source = source
+        self.note(f"data: {source}")
 
     def warn(self, text: str) -> None:
         """See ``Reporter``."""
