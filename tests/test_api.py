@@ -18,7 +18,7 @@ from PIL import Image
 
 import cvaecli
 from cvaecli import api, checkpoint
-from cvaecli.api import loading, prediction
+from cvaecli.api import loading, prediction, training
 from cvaecli.config import loading as config
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.engine.evaluate import evaluate
@@ -289,6 +289,22 @@ def test_a_failed_training_says_so_and_keeps_its_last_checkpoint(data: Path, tmp
     assert run.info()["status"] == "failed" and "training stopped" in run.info()["error"]
     assert checkpoint.load(run.checkpoint_path("last"))["step"] == 1
     assert len(read_rows(run.path / "metrics.csv")) == 1
+
+
+def test_a_long_training_on_a_cpu_says_how_long(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    monkeypatch.setattr(training, "MEASURED", 0.0)
+    api.train(settings(data, *TRAINED, "train.max_steps=3"), runs=tmp_path, reporter=reporter)
+    assert notes == [], "a short one does not"
+    monkeypatch.setattr(training, "SLOW", 0.0)
+    api.train(settings(data, *TRAINED, "train.max_steps=9"), runs=tmp_path, reporter=reporter)
+    (line,) = notes
+    for text in ("to go on this CPU (7 steps, ", "--config quickstart", "train.epochs"):
+        assert text in line
 
 
 def test_wrong_data_leave_no_run_behind(data: Path, tmp_path: Path) -> None:
