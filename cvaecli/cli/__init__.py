@@ -12,7 +12,6 @@ app = typer.Typer(
     name="cvae",
     help="Train, evaluate and run conditional variational autoencoders for video prediction.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

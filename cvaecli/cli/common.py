@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import launch
-from ..errors import CvaeError, DataError, ToldElsewhereError
+from ..errors import CvaeError, DataError, ToldElsewhereError, UserError
 from ..signals import InterruptedRun
 from .console import Terminal
 
@@ -35,6 +35,25 @@ def split_arguments(arguments: list[str] | None) -> tuple[list[str], list[str]]:
     """Positional arguments as (runs, overrides): whatever has ``=`` in it is an override."""
     arguments = arguments or []
     return [a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]
+
+
+def only_overrides(arguments: list[str] | None) -> list[str]:
+    """The overrides of a command that takes nothing else; a config given without ``--config`` is recognised.
+
+    Raises:
+        UserError: an argument is not an override.
+    """
+    others, overrides = split_arguments(arguments)
+    if others:
+        from ..config.loading import builtin_names
+
+        name = others[0]
+        is_config = name.endswith((".yaml", ".yml")) or name in builtin_names()
+        raise UserError(
+            f"{name}: not an override",
+            f"did you mean --config {name}?" if is_config else "write section.key=value",
+        )
+    return overrides
 
 
 def one_run(runs: list[str]) -> str | None:

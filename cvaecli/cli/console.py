@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..reporter import Advance
 
@@ -36,6 +36,18 @@ PLAIN_EVERY = 30.0
 """Seconds between two plain progress lines within an epoch, where there is no terminal."""
 
 
+class _Bars(Progress):
+    """Progress bars above a line of values, which is cut where it is wider than the terminal."""
+
+    values = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See ``Progress``."""
+        yield from super().get_renderables()
+        if self.values:
+            yield Text.from_markup(self.values, overflow="ellipsis")
+
+
 class Terminal:
     """A ``Reporter`` that writes to a terminal or a pipe.
 
@@ -43,16 +55,20 @@ class Terminal:
         quiet: no progress and no notes; warnings and errors stay.
         as_json: results as one JSON object on stdout instead of tables.
         who: put before warnings and errors, where several processes write to one terminal.
+
+    Attributes:
+        source: the data set that the command used, once it is loaded.
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False, who: str = "") -> None:
         self.quiet, self.as_json, self._who = quiet, as_json, who
         self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
-        self._bars: Progress | None = None
+        self._bars: _Bars | None = None
         self._epochs = self._steps = TaskID(0)
         self._validation: TaskID | None = None
         self._shown: dict[str, str] = {}
         self._last_line = 0.0
+        self.source: str | None = None
 
     # --- lines ------------------------------------------------------------------------------------
 
@@ -60,6 +76,11 @@ class Terminal:
         """See ``Reporter``."""
         if not self.quiet:
             self.err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def data_source(self, source: str) -> None:
+        """See ``Reporter``."""
+        self.source = source
+        self.note(f"data: {source}")
 
     def warn(self, text: str) -> None:
         """See ``Reporter``."""
@@ -96,7 +117,7 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield lambda done, total: None
             return
-        with self._progress(MofNCompleteColumn()) as bars:
+        with self._progress() as bars:
             task = bars.add_task(description, total=None)
 
             def advance(done: int, total: int) -> None:
@@ -125,11 +146,11 @@ class Terminal:
 
             yield show
 
-    def _progress(self, *columns: ProgressColumn) -> Progress:
-        return Progress(
+    def _progress(self) -> _Bars:
+        return _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            *columns,
+            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(compact=True),
@@ -144,10 +165,10 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield
             return
-        with self._progress(MofNCompleteColumn(), TextColumn("{task.fields[info]}")) as bars:
+        with self._progress() as bars:
             self._bars = bars
-            self._epochs = bars.add_task("[bold]epochs", total=epochs, info="")
-            self._steps = bars.add_task("steps ", total=None, info="")
+            self._epochs = bars.add_task("[bold]epochs", total=epochs)
+            self._steps = bars.add_task("steps ", total=None)
             try:
                 yield
             finally:
@@ -163,19 +184,16 @@ class Terminal:
             self._shown = shown
         live = {"beta": f"{event.beta:.3f}", "tfr": f"{event.tfr:.2f} {_coin(event.forced)}"}
         if self._bars is not None:
-            first = [
-                f"{key} [cyan]{self._shown[key]}[/]" for key in ("loss", "recon", "kl") if key in self._shown
-            ]
-            second = [f"{key} [magenta]{value}[/]" for key, value in live.items()]
+            parts = [f"{key} [cyan]{self._shown[key]}[/]" for key in ("loss", "recon", "kl") if self._shown]
+            parts += [f"{key} [magenta]{value}[/]" for key, value in live.items()]
             if "frames/s" in self._shown:
-                second.append(f"{self._shown['frames/s']} frames/s")
+                parts.append(f"{self._shown['frames/s']} frames/s")
+            self._bars.values = "  ".join(parts)
             done = event.epoch + event.step_in_epoch / event.steps_in_epoch
-            self._bars.update(self._epochs, completed=done, info=" ".join(first))
+            self._bars.update(self._epochs, completed=done)
             if event.step_in_epoch == 1:
                 self._bars.reset(self._steps)  # a bar that was full keeps its time and its ETA of 0
-            self._bars.update(
-                self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch, info=" ".join(second)
-            )
+            self._bars.update(self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch)
         elif not self.quiet and event.terms is not None and time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
             values = "  ".join(f"{key} {value}" for key, value in {**self._shown, **live}.items())
@@ -186,7 +204,7 @@ class Terminal:
         if self._bars is None:
             return
         if self._validation is None:
-            self._validation = self._bars.add_task("validating", total=total, info="")
+            self._validation = self._bars.add_task("validating", total=total)
         self._bars.update(self._validation, completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._validation)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import launch
-from .common import AsJson, Debug, Quiet, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, only_overrides, terminal
 from .console import Terminal
 
 
@@ -49,9 +49,7 @@ def train(
     Examples: cvae train --config cyclical data.root=DIR train.epochs=20 - cvae train --resume latest
     """
     with terminal(quiet, as_json, debug) as console:
-        stray, changes = split_arguments(overrides)
-        if stray:
-            raise typer.BadParameter(f"{stray[0]}: not an override; write section.key=value")
+        changes = only_overrides(overrides)
         if resume is not None and (config or name or dry_run):
             raise typer.BadParameter(
                 "--resume goes on as the run was; --config, --name and --dry-run do not apply"
