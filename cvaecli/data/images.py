@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .report import capped
 
@@ -31,6 +31,16 @@ MAX_BYTES = 256 * 1024 * 1024
 _NUMBER = re.compile(r"(?:frame[_-]?)?([0-9]{1,18})", re.IGNORECASE)
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
 """What Pillow raises on damaged bytes: its decoders have no common exception."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -167,11 +177,15 @@ def decode(path: Path) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says that it is to be seen."""
+    """The picture as its EXIF orientation says it is to be seen.
+
+    Not `ImageOps.exif_transpose`: it also rewrites the EXIF data and fails where other entries are odd.
+    """
     try:
-        return ImageOps.exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE:
         return image  # EXIF data that cannot be read turn the picture in no other program either
+    return image if turn is None else image.transpose(turn)
 
 
 def decode_into(path: Path, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
