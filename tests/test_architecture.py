@@ -96,6 +96,7 @@ ALLOWED = {
     "reporter": set(),
     "signals": {"errors"},
     "run": {"errors", "config"},
+    "sweeping": {"config", "errors", "run", "sweeping"},
     "config": {"config", "errors", "models"},
     "checkpoint": {"config", "data", "errors", "run"},
     "data": {"data", "errors"},
