@@ -104,6 +104,7 @@ ALLOWED = {
     "run": {"errors", "config", "files", "terms"},
     "checkpoint": {"config", "data", "errors", "files", "run"},
     "config": {"config", "data", "errors", "models"},
+    "sweeping": {"config", "errors", "run", "sweeping"},
     "data": {"data", "errors"},
     "pages": {"pages", "plots", "media", "errors"},
     "synthetic": {"data", "errors", "synthetic"},

@@ -6,27 +6,24 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config.schema import RunConfig
-from ..errors import CvaeError, UserError
+from ..errors import UserError
 from ..reporter import Reporter, Silent
 from ..run import read_rows
 from ..signals import InterruptedRun, Interruption
 from ..sweeping.plan import FILE, Cell, Plan
+from ..sweeping.shares import shares
 from .loading import RUNS, load_data
-from .sweep_worker import STORAGE
 from .training import dry_run
 
 if TYPE_CHECKING:
+    from ..sweeping.crew import Crew
     from ..sweeping.queue import Queue, State
 
 POLL = 0.25
@@ -34,7 +31,7 @@ POLL = 0.25
 REFRESH = 2.0
 """Seconds between two looks at the queue while no worker ends."""
 TOLD_TO_ALL = 5.0
-"""Seconds that workers are left after a SIGTERM: Slurm sends it to all processes, so they may know already."""
+"""Seconds that workers are left after a SIGTERM, which Slurm sends to all processes: they may know."""
 
 
 class Progress(NamedTuple):
@@ -82,6 +79,10 @@ def sweep(
         UserError: see ``Plan.check``; another sweep, a run or a damaged storage is in the way.
         InterruptedRun: Ctrl-C or SIGTERM; all running cells are saved.
     """
+    try:
+        from ..sweeping.crew import Crew
+    except ModuleNotFoundError as error:
+        raise UserError(f"cvae sweep needs {error.name}", 'pip install "cvae[sweep]"') from None
     reporter, folder = reporter or Silent(), folder_of(config, name, runs)
     plan = Plan.of(config, arguments, trials, storage)
     first = not (folder / FILE).exists()
@@ -91,7 +92,7 @@ def sweep(
     queue.refresh(retry_failed)
     if not first and any(state.state == "waiting" for state in queue.states()):
         load_data(plan.example(), ("train", "val"), reporter)
-    crew = _Crew(queue, plan, workers, storage)
+    crew = Crew(queue, plan, workers, storage)
     try:
         with Interruption() as interruption:
             _attend(queue, crew, interruption, wait, watch)
@@ -128,10 +129,8 @@ def _join(folder: Path, plan: Plan, storage: str | None, stale_after: float) -> 
     Raises:
         UserError: it is another; or the storage cannot be used. A new folder is gone again then.
     """
-    try:
-        from ..sweeping.queue import Queue, alone
-    except ModuleNotFoundError as error:
-        raise UserError(f"cvae sweep needs {error.name}", 'pip install "cvae[sweep]"') from None
+    from ..sweeping.queue import Queue, alone
+
     for inner in ("locks", "logs"):
         (folder / inner).mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -200,81 +199,9 @@ def estimate(
     }
 
 
-# --- workers ------------------------------------------------------------------------------------------
-
-
-class _Crew:
-    """The worker processes of this sweep, each in its place: a GPU, or a share of the cores."""
-
-    def __init__(self, queue: Queue, plan: Plan, size: int, storage: str | None) -> None:
-        self._queue, self._storage = queue, storage
-        self._shares = shares(plan.example(), size)
-        self._workers: list[subprocess.Popen[bytes] | None] = [None] * size
-        self._without_cell = 0
-
-    @property
-    def pids(self) -> set[int]:
-        """Of the processes that run."""
-        return {worker.pid for worker in self._workers if worker}
-
-    def fill(self, count: int) -> None:
-        """Start so many workers, as far as there are free places."""
-        free = [place for place, worker in enumerate(self._workers) if worker is None]
-        for place in free[: max(0, count)]:
-            environment, overrides = self._shares[place]
-            command = [sys.executable, "-m", "cvaecli.api.sweep_worker", str(self._queue.folder)]
-            log = self._queue.folder / "logs" / f"worker-{os.getpid()}-{place}.log"
-            with log.open("wb") as output:
-                self._workers[place] = subprocess.Popen(
-                    [*command, str(self._queue.stale_after), *overrides],
-                    env={**os.environ, **environment, **({STORAGE: self._storage} if self._storage else {})},
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    process_group=0,  # Ctrl-C reaches this process alone
-                )
-
-    def clear(self) -> bool:
-        """Free the places of workers that ended; True if there were any.
-
-        Raises:
-            CvaeError: workers end before they take a cell.
-        """
-        ended = False
-        for place, worker in enumerate(self._workers):
-            if worker is None or worker.poll() is None:
-                continue
-            ended, self._workers[place] = True, None
-            log = self._queue.folder / "logs" / f"worker-{os.getpid()}-{place}.log"
-            code = worker.returncode
-            if code not in (0, 130, 143):
-                how = (
-                    f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-                )
-                self._without_cell += not self._queue.died(worker.pid, how)
-                if self._without_cell >= 3:
-                    raise CvaeError(f"workers end before they take a cell: the last {how}", f"see {log}")
-            else:
-                log.unlink(missing_ok=True)  # a cell's output is in its own log
-        return ended
-
-    def stop(self) -> None:
-        """Ask all to save and end."""
-        for worker in self._workers:
-            if worker and worker.stdin:
-                worker.stdin.close()
-
-    def kill(self) -> None:
-        """End all at once; nobody is left unless something went wrong or Ctrl-C came twice."""
-        for worker in self._workers:
-            if worker:
-                worker.kill()
-                worker.wait()
-
-
 def _attend(
     queue: Queue,
-    crew: _Crew,
+    crew: Crew,
     interruption: Interruption,
     wait: bool,
     watch: Callable[[list[Progress]], None],
@@ -309,36 +236,6 @@ def _attend(
     )
 
 
-def shares(config: RunConfig, workers: int) -> list[tuple[dict[str, str], list[str]]]:
-    """Environment and overrides of each of several workers on this machine: a GPU, or a share of the cores.
-
-    Two trainings that both use all cores slow each other down several times over, because the threads of
-    both spin while they wait. A single worker has the machine to itself, as ``cvae train`` does.
-    """
-    if workers == 1:
-        return [({}, [])]
-    threads = config.runtime.threads or max(1, cores() // workers)
-    common = {"OMP_NUM_THREADS": str(threads)}, [f"runtime.threads={threads}"]
-    gpus = _gpus(config.runtime.device)
-    masks = [{"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {} for place in range(workers)]
-    return [({**common[0], **mask}, common[1]) for mask in masks]
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus(device: str) -> list[str]:
-    """The CUDA devices to share out, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    import torch
-
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-
-
 # --- how it stands ------------------------------------------------------------------------------------
 
 
@@ -357,7 +254,7 @@ def _progress(state: State, plan: Plan) -> Progress:
 
 
 def result(folder: Path, queue: Queue) -> dict[str, Any]:
-    """How the sweep stands, as plain data: of each cell what differs, its state, PSNR and one-step PSNR (dB)."""
+    """How the sweep stands, as plain data: each cell's state, what differs, PSNR and one-step PSNR in dB."""
     cells = [
         {
             "cell": cell.state.cell,

@@ -1,7 +1,7 @@
 """One worker of a sweep: takes a cell, trains it, records how it ended.
 
-``sweep`` starts a fresh process of it for every cell, so that no cell can end the sweep or leave its memory to
-the next.
+``sweep`` starts a fresh process of it for every cell: no cell can end the sweep, or leave its memory to the
+next.
 
     python -m cvaecli.api.sweep_worker FOLDER STALE_AFTER [KEY=VALUE]...
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ..engine.fit import EpochEvent, StepEvent
     from ..sweeping.queue import Taken
 
-STORAGE = "CVAE_SWEEP_STORAGE"
-
 
 def main(arguments: Sequence[str]) -> int:
     """Train one cell, if one waits.
@@ -42,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0, or 128 + a signal's number where the training was stopped from outside.
     """
+    from ..sweeping.crew import STORAGE
     from ..sweeping.queue import Queue
 
     folder, stale_after, runtime = Path(arguments[0]), float(arguments[1]), list(arguments[2:])

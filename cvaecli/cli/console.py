@@ -134,17 +134,21 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield lambda title, columns, rows: None
             return
-        with Live(console=self.err, transient=True, auto_refresh=False) as screen:
+        screen = Live(console=self.err, transient=True, auto_refresh=False)
 
-            def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-                table = Table(title=escape(title), title_justify="left", title_style="bold", box=None)
-                for number, column in enumerate(columns):
-                    table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
-                for row in rows:
-                    table.add_row(*map(escape, row))
-                screen.update(table, refresh=True)
+        def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+            table = Table(title=escape(title), title_justify="left", title_style="bold", box=None)
+            for number, column in enumerate(columns):
+                table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            screen.start()  # not before: a task's bar may be live until then
+            screen.update(table, refresh=True)
 
+        try:
             yield show
+        finally:
+            screen.stop()
 
     def _progress(self) -> _Bars:
         return _Bars(

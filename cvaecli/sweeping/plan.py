@@ -126,7 +126,8 @@ class Plan(BaseModel):
         last = [key.rpartition(".")[2] for key in keys]
         short = {key: part if last.count(part) == 1 else key for key, part in zip(keys, last, strict=True)}
         parts = [override.split("=", 1) for override in self.overrides(values)]
-        exact = "_".join(f"{short[key]}-{value}" for key, value in parts)
+        lists = str.maketrans({"[": "", "]": "", " ": "", ",": "-"})
+        exact = "_".join(f"{short[key]}-{value.translate(lists)}" for key, value in parts)
         safe = re.sub(r"[^\w.+-]+", "-", exact)[:120]
         # Two values may look alike once they are cut and cleaned.
         return safe if safe == exact else f"{safe}-{hashlib.sha256(exact.encode()).hexdigest()[:6]}"
@@ -151,7 +152,7 @@ class Plan(BaseModel):
         start, end = (
             _value(self.config_of([f"{key}={text}"]), key) if text else None for text in (low, high)
         )
-        if not isinstance(start, int | float) or not isinstance(end, int | float):
+        if type(start) not in (int, float) or type(end) not in (int, float):
             raise UserError(
                 f"{key}={axis.values[0]}: not a range of numbers", "write e.g. optim.lr=1e-4..1e-2"
             )

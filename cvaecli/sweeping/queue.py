@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import CvaeError, UserError
-from .plan import Axis, Plan
+from .plan import Axis, Plan, without_password
 
 JOURNAL = "journal.log"
 HOST = platform.node()
@@ -81,16 +82,17 @@ class Queue:
     """
 
     def __init__(self, folder: Path, plan: Plan, url: str | None = None, stale_after: float = 120) -> None:
-        self.folder, self.plan, self.stale_after = folder, plan, stale_after
+        self.folder, self.plan, self.stale_after, self._url = folder, plan, stale_after, url
         (folder / "locks").mkdir(exist_ok=True)
-        with _faults_told(url, folder):
-            self.study = optuna.create_study(
-                storage=_storage(folder, url),
-                study_name=folder.name,
-                load_if_exists=True,
-                direction="maximize",
-                sampler=optuna.samplers.TPESampler(constant_liar=True),
-                pruner=_pruner(plan),
+        with self._faults_told():
+            storage, name = _storage(folder, url), folder.name
+            if name not in optuna.get_all_study_names(storage):
+                optuna.create_study(
+                    storage=storage, study_name=name, direction="maximize", load_if_exists=True
+                )
+            sampler = optuna.samplers.TPESampler(constant_liar=True)  # workers choose at the same time
+            self.study = optuna.load_study(
+                study_name=name, storage=storage, sampler=sampler, pruner=_pruner(plan)
             )
             self.trials = self.study.get_trials(deepcopy=False)
 
@@ -102,7 +104,7 @@ class Queue:
         Args:
             retry_failed: also those that failed.
         """
-        with alone(self.folder):
+        with alone(self.folder), self._faults_told():
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if "cell" in trial.user_attrs and self._is_dead(trial):
                     self.study.tell(trial.number, state=TrialState.FAIL)
@@ -138,7 +140,8 @@ class Queue:
 
     def states(self) -> list[State]:
         """How every cell of the plan stands, in the plan's order."""
-        last = self._last_trials()
+        with self._faults_told():
+            last = self._last_trials()
         return [
             _state(self.folder, cell.name, cell.overrides, last.get(cell.name)) for cell in self.plan.cells
         ]
@@ -206,6 +209,26 @@ class Queue:
         beat = self._beat(cell)
         return not beat.exists() or now.stat().st_mtime - beat.stat().st_mtime > self.stale_after
 
+    @contextlib.contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        """Whatever Optuna raises while it reads or writes a storage, as one line."""
+        try:
+            yield
+        except (CvaeError, OSError):
+            raise
+        except Exception as error:
+            cause = error.__cause__ or error
+            why = without_password((str(cause).strip().splitlines() or [""])[0] or repr(cause))
+            if self._url:
+                told = f"--storage {without_password(self._url)}: cannot be used: {why}"
+                raise UserError(
+                    told, "see Optuna's documentation for URLs, e.g. sqlite:///sweep.db"
+                ) from None
+            raise UserError(
+                f"{self.folder / JOURNAL}: is damaged: {why}",
+                "delete it and start the same command again; finished runs are not trained again",
+            ) from None
+
     def _last_trials(self) -> dict[str, FrozenTrial]:
         """The newest trial of every cell."""
         trials = self.study.get_trials(deepcopy=False)
@@ -237,35 +260,19 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url:
         return get_storage(url)
     path = folder / JOURNAL
-    if path.exists() and path.stat().st_size:
-        # Optuna reads past a damaged last line and fails at the next one that is written.
-        last = path.read_bytes().splitlines(keepends=True)[-1]
-        if not last.endswith(b"\n"):
-            raise ValueError("its last line is cut short")
-        json.loads(last)
+    if path.exists() and not _ends_well(path):
+        time.sleep(1)  # somebody may be writing just now
+        if not _ends_well(path):
+            raise ValueError("its last line is cut short or no JSON")
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-@contextlib.contextmanager
-def _faults_told(url: str | None, folder: Path) -> Iterator[None]:
-    """Whatever Optuna raises while it reads a storage, as one line."""
-    try:
-        yield
-    except (CvaeError, OSError):
-        raise
-    except Exception as error:
-        from .plan import without_password
-
-        why = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        if url:
-            raise UserError(
-                f"--storage {without_password(url)}: {without_password(why)}",
-                "a URL such as sqlite:///sweep.db",
-            ) from None
-        raise UserError(
-            f"{folder / JOURNAL}: is damaged: {why}",
-            "delete it and start the same command again; finished runs are not trained again",
-        ) from None
+def _ends_well(journal: Path) -> bool:
+    """Whether the last line is whole. Optuna reads past one that is not, and fails at the next it writes."""
+    content = journal.read_bytes()
+    with contextlib.suppress(ValueError):
+        return not content or (content.endswith(b"\n") and bool(json.loads(content.splitlines()[-1])))
+    return False
 
 
 def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
