@@ -30,7 +30,6 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "epochs": 4,
         "batch_size": 1,
         "log_every": 3,
-        "ema": 0.9,
         "interpolate_every": 2,
         "augment": {"flip": 0.5, "shift": [1, 1], "zoom": 0.1},
     },
@@ -38,6 +37,8 @@ EVERYTHING: dict[str, dict[str, Any]] = {
     "optim": {"name": "adamw", "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.01},
     "kl": {"schedule": "cyclical", "cycles": 2},
 }
+AVERAGED = {**EVERYTHING, "train": {**EVERYTHING["train"], "interpolate_every": 0, "ema": 0.9}}
+"""The other kind of average of weights; the two exclude each other."""
 
 
 def assert_equal(a: Any, b: Any, where: str = "") -> None:
@@ -82,10 +83,11 @@ def continued(config: RunConfig, stop: Callable[[Any], bool]) -> Trainer:
 # --- the engine ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 8])
-def test_resumed_after_any_step_equals_uninterrupted(step: int) -> None:
+def test_resumed_after_any_step_equals_uninterrupted(step: int, sections: dict[str, Any]) -> None:
     """4 steps an epoch: within an epoch, after its last step, and in the epoch after a blend of weights."""
-    config = make_config(**EVERYTHING)
+    config = make_config(**sections)
     whole = make_trainer(config)
     run_events(whole)
     resumed = continued(config, lambda event: isinstance(event, StepEvent) and event.step == step)
@@ -94,8 +96,9 @@ def test_resumed_after_any_step_equals_uninterrupted(step: int) -> None:
     assert_equal(dict(resumed.trained.state_dict()), dict(whole.trained.state_dict()))
 
 
-def test_resumed_after_an_epoch_equals_uninterrupted() -> None:
-    config = make_config(**EVERYTHING)
+@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
+def test_resumed_after_an_epoch_equals_uninterrupted(sections: dict[str, Any]) -> None:
+    config = make_config(**sections)
     whole = make_trainer(config)
     run_events(whole)
     resumed = continued(config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1)
@@ -177,6 +180,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert_runs_equal(api.resume("a", runs=tmp_path), whole)
     assert run.info()["resumed_at_step"] == step + 6
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", **AVERAGED)
+    whole = api.train(config, name="whole", runs=tmp_path)
+    with pytest.raises(InterruptedRun):
+        api.train(config, name="a", runs=tmp_path, reporter=Interrupts(7))
+    assert_runs_equal(api.resume("a", runs=tmp_path), whole)
 
 
 class InterruptsValidation(Silent):

@@ -237,7 +237,7 @@ def test_the_one_before_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_training_state_loads_without_running_code(tmp_path: Path) -> None:
-    trainer = make_trainer(make_config(train={"ema": 0.9, "interpolate_every": 1, "epochs": 1}))
+    trainer = make_trainer(make_config(train={"interpolate_every": 1, "epochs": 1}))
     list(trainer.events())
     run = made(tmp_path, "a")
     path = saved(run, trainer=trainer.state_dict(), model=trainer.trained.state_dict())

@@ -170,6 +170,15 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training pictures."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.interpolate_every and self.ema is not None:
+            raise ValueError(
+                "interpolate_every: blends weights that train.ema would not evaluate: it keeps their average;"
+                " set one of the two"
+            )
+        return self
+
 
 class KLConfig(Section):
     """The KL term: its weight schedule (beta), scale and reduction."""
