@@ -131,7 +131,7 @@ def measures(group: Group) -> dict[str, str]:
     if not protocol:
         return {}
     words = {
-        "PSNR (dB)": f"of the rollout, each frame predicted from the last predicted one: {protocol.get('psnr', '?')}",
+        "PSNR (dB)": f"of the rollout, where predictions are fed back: {protocol.get('psnr', '?')}",
         "one step (dB)": "the same with the true previous frame fed; the difference is drift",
         "SSIM": str(protocol.get("ssim", "?")),
         "KL (nats)": "divergence of the posterior from the prior, mean over frames",
@@ -177,7 +177,11 @@ def left_out(group: Group) -> list[RunFolder]:
 
 
 def table(group: Group, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, best mean first: what differs, seeds, numbers. ``narrow``: a spread for PSNR only."""
+    """Headings and rows, best mean first: what differs, seeds, numbers.
+
+    Args:
+        narrow: give a spread for PSNR only.
+    """
     keys = group.keys if len(group.keys) <= WIDE else []
     names, columns = short_names(keys), columns_of(group)
     first = [names[key] for key in keys] or ["setting"]
@@ -272,7 +276,7 @@ def _csv(comparison: Comparison) -> str:
     numbers = [column.name for column in COLUMNS]
     writer.writerow(["group", "run", *keys, "seed", "counted", "why_not", "split", *protocol, *numbers])
     for number, group in enumerate(comparison.groups, 1):
-        for setting, run in ((setting, run) for setting in group.settings for run in setting.runs):
+        for setting, run in [(each, run) for each in group.settings for run in each.runs]:
             values = [run.number(name) for name in numbers]
             how = [(run.protocol | {"frames": run.frames}).get(key, "") for key in protocol]
             writer.writerow(

@@ -38,7 +38,7 @@ def latent(kl: float, gap: float) -> str:
             f"The latent is filled but of little use: {numbers}. "
             "What it carries does not show in the picture."
         )
-    return f"The latent is used: {numbers}. In prediction z comes from the prior, so this is what it cannot know."
+    return f"The latent is used: {numbers}. Predictions draw z from the prior and must do without that gain."
 
 
 def drift(frames: Array, rollout: Array, one_step: Array) -> str:
@@ -51,12 +51,11 @@ def drift(frames: Array, rollout: Array, one_step: Array) -> str:
     """
     if np.allclose(rollout, one_step, atol=1e-3):
         return "There is no drift: feeding back predictions costs nothing at any frame."
-    span = max(1, min(25, len(frames) // 5))
-    behind = _smooth(one_step - rollout, span)
-    end = float((one_step - rollout)[-max(1, len(frames) // 5) :].mean())
-    mean = float((one_step - rollout).mean())
+    fifth = max(1, len(frames) // 5)
+    behind = _smooth(one_step - rollout, min(25, fifth) // 2 * 2 + 1)
+    end, mean = float((one_step - rollout)[-fifth:].mean()), float((one_step - rollout).mean())
     if end < DRIFT:
-        harder = float(one_step[: len(frames) // 5 or 1].mean() - one_step[-(len(frames) // 5 or 1) :].mean())
+        harder = float(one_step[:fifth].mean() - one_step[-fifth:].mean())
         tail = ""
         if harder > DRIFT:
             tail = f" The last fifth is {harder:.1f} dB lower for one step too: those frames are harder."
@@ -168,8 +167,7 @@ def against_trivial(psnr: float, repeat: float, mean_frame: float) -> str:
 
 
 def _smooth(values: Array, span: int) -> Array:
-    """A centred moving average of the same length; at the ends over fewer values."""
-    weights = np.ones(span)
-    sums, counts = np.convolve(values, weights, "same"), np.convolve(np.ones(len(values)), weights, "same")
-    smooth: Array = sums / counts
+    """A centred moving median of the same length: it keeps a step where it is. ``span`` is odd."""
+    padded = np.pad(values, span // 2, mode="edge")
+    smooth: Array = np.median(np.lib.stride_tricks.sliding_window_view(padded, span), axis=-1)
     return smooth

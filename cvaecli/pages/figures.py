@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .folders import RunFolder
 from .from_plots import AbsentError, Array, read_table, style
@@ -51,7 +52,7 @@ def _seeds(group: Group) -> Figure | None:
         axes.plot([values.min(), values.max()], [row, row], "-", color=colour, linewidth=1, alpha=0.5)
         axes.plot(values, [row] * len(values), "o", color=colour, markersize=4, alpha=0.8)
         axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], "-", color=colour, linewidth=2)
-    _rows(axes, [setting.label for setting in settings])
+    _rows(axes, [_cut(setting.label, 44) for setting in settings])
     axes.set_xlabel("PSNR (dB)")
     return figure
 
@@ -61,7 +62,7 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
     told = [each for each in differences if len(each.values)]
     if not told:
         return None
-    figure, [axes] = style.new_figure(0.75 + 0.24 * len(told))
+    figure, [axes] = style.new_figure(0.75 + 0.36 * len(told))
     axes.axvline(0, color="0.35", linewidth=0.8)
     reach = max(float(np.abs(each.values).max()) for each in told) or SMALLEST
     for row, each in enumerate(told):
@@ -73,7 +74,8 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
             axes.plot(ends, [row, row], "-", color=colour, linewidth=1)
     # Two seeds have intervals that would squeeze everything else: they run out of the figure
     axes.set_xlim(-2.2 * reach, 2.2 * reach)
-    _rows(axes, [f"{_cut(each.left, 26)} − {_cut(each.right, 26)}" for each in told])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    _rows(axes, [f"{_cut(each.left, 44)}\n− {_cut(each.right, 44)}" for each in told])
     axes.set_xlabel("difference in PSNR (dB)")
     return figure
 
@@ -82,7 +84,7 @@ SMALLEST = 0.01  # dB
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), [_cut(label, 56) for label in labels], fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")

@@ -27,7 +27,8 @@ RULE = (
     f"Settled: n is at least {ENOUGH} and the interval excludes zero. "
     f"Equal: n is at least {ENOUGH} and the whole interval lies within {SMALL} dB of zero. "
     f"Leaning: n is at least {ENOUGH} and every seed agrees in sign, but the interval includes zero. "
-    "Noise: everything else. "
+    f"Noise: n is at least {ENOUGH} and none of these. "
+    f"Open: fewer than {ENOUGH} equal seeds. "
     "There is no correction for the number of comparisons: of twenty differences that are all noise, one "
     "looks settled by chance."
 )
@@ -64,9 +65,9 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """settled, equal, leaning or noise; see ``RULE``."""
+        """settled, equal, leaning, noise or open; see ``RULE``."""
         if len(self.values) < ENOUGH:
-            return "noise"
+            return "open"
         if abs(self.mean) + self.margin <= SMALL:
             return "equal"
         if abs(self.mean) > self.margin:
@@ -91,7 +92,8 @@ class Difference:
             return f"{self.left} and {self.right} are equal to within {SMALL} dB ({numbers})."
         if self.verdict == "leaning":
             sign = "above" if self.mean > 0 else "below"
-            return f"{self.left} was {sign} {self.right} in every seed, but {n} seeds do not settle it ({numbers})."
+            seeds = f"in every seed, but {n} seeds do not settle it"
+            return f"{self.left} was {sign} {self.right} {seeds} ({numbers})."
         return f"{self.left} and {self.right} cannot be told apart with {n} seeds ({numbers})."
 
     @property
@@ -113,8 +115,8 @@ def one_key_at_a_time(group: Group) -> list[Difference]:
     """For two or more keys: one value against another of the same key, all other keys equal.
 
     The differences are averaged over the values of the other keys within each seed: seeds are independent,
-    the cells of one seed are not. Empty where no key has two such pairs of settings: then these are differences
-    between settings.
+    the cells of one seed are not. Empty where no key has two such pairs of settings: ``between_settings``
+    says it all then.
     """
     if len(group.keys) < 2:
         return []

@@ -52,7 +52,7 @@ class Sprite:
 
 
 def video_of(run: Path, split: str) -> Video | None:
-    """The first clip of the split as the run predicted it, from ``predictions/``; None where nothing is there.
+    """The first clip of the split as the run predicted it, from ``predictions/``, if it is there.
 
     Read are ``<split>-0-frames.npz``, which the page's ``--frames`` writes, ``<split>-0-futures.npz`` of
     ``cvae plot samples``, and ``<split>-0-panels.gif`` of ``cvae export-gif``, in this order.
@@ -74,7 +74,7 @@ def _arrays(path: Path) -> Video:
         with np.load(path, allow_pickle=False) as file:
             truth, first = file["truth"], int(file["first"])
             prediction = np.concatenate([truth[:first], file["samples"][0]])
-            return Video(truth, prediction, file["condition"] if "condition" in file else None, first)
+            return Video(truth, prediction, file.get("condition"), first)
     except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged ({error})", "delete it, and make it again") from None
 
@@ -128,7 +128,7 @@ def _sprite(caption: str, frames: Frames, chosen: npt.NDArray[np.int64]) -> Spri
 
 
 def strip_of(run: Path, split: str) -> str | None:
-    """The strip of the run's evaluation, else of its last validation, as a data URI; None where there is none.
+    """The strip of the run's evaluation, else of its last validation, as a data URI, if there is one.
 
     Raises:
         UserError: a damaged file.

@@ -1,4 +1,4 @@
-"""Jinja2 templates to text. Whatever comes from a file is data: it is escaped, and no script of it can run."""
+"""Jinja2 templates to text. What comes from a file is escaped, and no script in it can run."""
 
 from __future__ import annotations
 

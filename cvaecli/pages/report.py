@@ -19,9 +19,9 @@ from .settings import Group, flatten, shown
 CAPTIONS = {
     "psnr": "PSNR of each predicted frame. Where the rollout falls below one step, errors are fed back and "
     "grow; where it falls below the trivial predictors, nothing is gained by predicting.",
-    "loss": "Loss of training and validation. Where training falls and validation rises, the model learns its "
-    "training frames by heart.",
-    "epochs": "Validation PSNR during training, with the KL weight and the teacher-forcing ratio on the right "
+    "loss": "Loss of training and validation. Where training falls and validation rises, the model learns "
+    "its training frames by heart.",
+    "epochs": "Validation PSNR during training; the KL weight and the teacher-forcing ratio are on the right "
     "axis.",
     "training": "Loss on the left axis, the schedules on the right one. Points are coloured by whether the "
     "model was fed true frames or its own.",
@@ -89,19 +89,16 @@ def _page(run: RunFolder) -> str:
 def facts(run: RunFolder) -> dict[str, str]:
     """What was trained on what; what is not known is left out."""
     info, config = run.info, flatten(run.config)
-    data = info.get("data") if isinstance(info.get("data"), dict) else {}
+    data, parameters = info.get("data"), info.get("parameters")
 
     def told(*keys: str) -> str:
         return ", ".join(f"{key} {shown(config[key])}" for key in keys if key in config)
 
     minutes = run.number("minutes")
     found = {
-        "data": f"{data.get('source', '')} (fingerprint {data['fingerprint']})"
-        if "fingerprint" in data
-        else "",
+        "data": _source(data) if isinstance(data, dict) else "",
         "frames": told("data.height", "data.width", "data.n_past"),
-        "model": told("model.name")
-        + (f", {info['parameters']:,} parameters" if _is_int(info, "parameters") else ""),
+        "model": told("model.name") + (f", {parameters:,} parameters" if isinstance(parameters, int) else ""),
         "training": told("train.epochs", "train.batch_size", "train.window", "optim.lr"),
         "KL": told("kl.schedule", "kl.weight"),
         "teacher forcing": told("teacher_forcing.ratio", "teacher_forcing.decay", "teacher_forcing.coin"),
@@ -114,8 +111,8 @@ def facts(run: RunFolder) -> dict[str, str]:
     return {name: words for name, words in found.items() if words}
 
 
-def _is_int(info: Mapping[str, Any], key: str) -> bool:
-    return isinstance(info.get(key), int)
+def _source(data: Mapping[str, Any]) -> str:
+    return f"{data.get('source', '?')} (fingerprint {data.get('fingerprint', '?')})"
 
 
 def sentences(run: RunFolder, curves: Curves, video: Any = None) -> list[str]:
