@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_config, make_trainer, run_events, write_set
+from helpers import make_clip, make_config, make_trainer, run_events, write_set
 
 from cvaecli import api, checkpoint
 from cvaecli.config.schema import RunConfig
@@ -115,6 +115,20 @@ def test_taking_the_state_changes_nothing() -> None:
             assert one is two
         else:
             assert {**one, "time": 0} == {**two, "time": 0}
+
+
+@pytest.mark.parametrize(
+    "override", ["eval.frames=2", "eval.clips=1", "eval.samples=2", "eval.prior=mean", "eval.batch_size=1"]
+)
+def test_a_best_value_of_another_protocol_is_not_compared(override: str) -> None:
+    """A validation of fewer frames or more samples has another PSNR for the same weights."""
+    val = [make_clip(6, "v", seed=2), make_clip(6, "w", seed=3)]
+    first = make_trainer(make_config(), val=val)
+    run_events(first)
+    second = make_trainer(make_config(override), val=val)
+    second.load_state_dict(stored(first.state_dict()), stored(first.trained.state_dict()))
+    same = override == "eval.batch_size=1"
+    assert first.best_psnr is not None and second.best_psnr == (first.best_psnr if same else None)
 
 
 # --- the run folder -----------------------------------------------------------------------------------

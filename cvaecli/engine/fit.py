@@ -285,6 +285,10 @@ class Trainer:
         self.interrupted = int(self.world.greatest(self.asked())[0])
         return None if self.interrupted else together(mine, self.world)
 
+    def _protocol(self) -> dict[str, int | str | None]:
+        """The settings that a validation's PSNR depends on and that a resumed run may change."""
+        return self.config.eval.model_dump(include={"frames", "clips", "samples", "prior"})
+
     def _validating(self, done: int, total: int) -> None:
         if self.on_validation is not None:
             self.on_validation(done, total)
@@ -371,6 +375,7 @@ class Trainer:
             "step_in_epoch": self.step_in_epoch,
             "seconds": self.seconds,
             "best_psnr": self.best_psnr,
+            "protocol": self._protocol(),
             "forced_sum": self._forced_sum,
             "blended": self._blended,
             "optimizer": self.optimizer.state_dict(),
@@ -389,7 +394,9 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self._agreed_seconds, self._lap = state["seconds"], 0.0
         self._agree_at, self._agreed = self.step, (self.step, time.perf_counter())
-        self.best_psnr, self._forced_sum = state["best_psnr"], state["forced_sum"]
+        self._forced_sum = state["forced_sum"]
+        # A value of another protocol is not comparable: the next validation is the best so far.
+        self.best_psnr = state["best_psnr"] if state["protocol"] == self._protocol() else None
         self._blended = state["blended"]
         self._terms.load_state_dict(state)
         self.initial = state.get("initial", self.initial)
