@@ -272,6 +272,7 @@ def test_plot(here: Path, tmp_path: Path) -> None:
     assert comparison == [tmp_path / "x.png"] and comparison[0].stat().st_size > 1000
     cvae("plot", "psnr", "nope").wrong("nope: no such run")
     cvae("plot", "nonsense", "a").usage("nonsense")
+    assert written(cvae("plot", "grid", "a", "--out", tmp_path / "x.gif"))[0].read_bytes().startswith(b"GIF")
 
 
 def test_data_synth_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

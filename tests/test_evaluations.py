@@ -59,6 +59,22 @@ def test_a_prediction_that_is_not_finite_has_no_number(tmp_path: Path) -> None:
     assert evaluations.read_summary(tmp_path)["psnr"] is None
 
 
+def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
+    pictures = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    rows = {"truth": pictures, "best sample": pictures + 1}
+    clips = [evaluations.ClipFrames(f"val/{n}", np.array([1, 5 + n]), rows) for n in range(11)]
+    path = evaluations.write_frames(tmp_path, "val", clips)
+    read = evaluations.read_frames(tmp_path)
+    assert [clip.name for clip in read] == [clip.name for clip in clips]
+    assert read[10].numbers.tolist() == [1, 15] and list(read[1].rows) == list(rows)
+    np.testing.assert_array_equal(read[1].rows["best sample"], pictures + 1)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match="damaged"):
+        evaluations.read_frames(tmp_path)
+    with pytest.raises(AbsentError, match="not there"):
+        evaluations.read_frames(tmp_path, "test")
+
+
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, cvaecli.evaluations; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,6 +22,7 @@ def plot(
     kind: Annotated[
         str,
         typer.Argument(
+            metavar="KIND",
             callback=_known,
             autocompletion=lambda: [*KINDS, "all"],
             help=". ".join(f"{name}: {kind.help}" for name, kind in KINDS.items())
@@ -44,7 +45,7 @@ def plot(
         typer.Option(
             "--config",
             "-c",
-            help=f"A config to draw {', '.join(PLANNED[:-1])} or {PLANNED[-1]} of, without a run; several are compared.",
+            help=f"A config to draw ({', '.join(PLANNED)}) without a run; several are compared.",
         ),
     ] = None,
     split: Annotated[

@@ -1,8 +1,8 @@
 """Figures from a run folder's files alone: metrics.csv, steps.csv, eval/<split>/, config.yaml, run.json.
 
-Neither torch nor the run's data is needed, so a copied folder plots anywhere. ``plot`` writes files. Every kind
-is also a function ``<kind>_figure(Request) -> Figure``, which ``drawer(kind)`` finds. Several runs make one
-comparison; they differ in colour *and* line style, for readers who print in grey.
+Neither torch nor the run's data is needed, so a copied folder plots anywhere. ``plot`` writes files. Every
+kind is also a function ``<kind>_figure(Request) -> Figure``, which ``drawer(kind)`` finds. Several runs make
+one comparison; they differ in colour *and* line style, for readers who print in grey.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import evaluations
 from ..evaluations import read_per_frame
-from ..tables import Array
+from ..tables import AbsentError, Array
 from . import protocols, style
 from .psnr import over_clips
 from .runs import Request, Run
@@ -94,6 +94,8 @@ def sections(request: Request) -> list[Section]:
     split = request.split or protocols.best_split(request.runs)
 
     def read(run: Run) -> Scored:
+        if not run.config:
+            raise AbsentError(f"there is no {run.folder / 'config.yaml'}", "it tells settings apart")
         summary = evaluations.read_summary(run.folder, split)
         frames, _, mean, _ = over_clips(read_per_frame(run.folder, split), "psnr")
         return Scored(run, summary, (frames, mean))

@@ -42,23 +42,40 @@ def loss_figure(request: Request) -> Figure:
 
 
 def kl_figure(request: Request) -> Figure:
-    """KL before its weight; within epochs where beta moves within them and the steps were logged."""
-    by_step = all((run.folder / "steps.csv").is_file() for run in request.runs) and any(
-        moves_within_epochs(run)
-        for run, _ in request.each(lambda run: run.table("metrics.csv", ["epoch", "beta"]))
-    )
+    """KL before its weight; within epochs where beta moves within them and the steps were logged.
 
-    def read(run: Run) -> _Curves:
-        epochs = run.table("metrics.csv", ["epoch", "train/kl"], ["val/kl", "step"])
-        at = epochs_trained(run, epochs)
-        train = (at, epochs["train/kl"])
-        if by_step:
-            steps = run.table("steps.csv", ["step", "epoch", "kl"])
-            train = (epochs_trained(run, steps), steps["kl"])
-        return _Curves(run, train, (at, epochs["val/kl"]))
+    One run whose log has the weighted KL: that in a second panel, which is what the KL adds to the loss.
+    """
+    found = request.each(lambda run: run.table("metrics.csv", ["epoch", "beta"]))
+    by_step = all((run.folder / "steps.csv").is_file() for run, _ in found)
+    by_step = by_step and any(moves_within_epochs(run) for run, _ in found)
+    curves = [_kl_curves(run, "kl", by_step) for run, _ in found]
+    weighted = _kl_curves(found[0][0], "kl_weighted", by_step)
+    if request.comparison or not np.isfinite(weighted.train[1]).any():
+        return _train_and_val(curves, "KL", "nats per frame, unweighted", request, "")
+    figure, axes = style.new_figure(3.8, (1, 1))
+    for place, curve, label in zip(
+        axes, (curves[0], weighted), ("KL (nats per frame)", "weighted KL, in the loss"), strict=True
+    ):
+        handles = _both(place, curve, with_val=True)
+        style.y_scale(place, [curve.train[1], curve.val[1]], request.log)
+        place.set_ylabel(label)
+    style.epochs_axis(axes[-1])
+    style.legend(figure, handles, request.title())
+    return figure
 
-    curves = [curve for _, curve in request.each(read)]
-    return _train_and_val(curves, "KL", "nats per frame, unweighted", request, "")
+
+def _kl_curves(run: Run, column: str, by_step: bool) -> _Curves:
+    """``kl`` or ``kl_weighted``; the second is all NaN where the log has no such column."""
+    names = [f"train/{column}", f"val/{column}"]
+    needed = names[:1] if column == "kl" else []
+    epochs = run.table("metrics.csv", ["epoch", *needed], [*names, "step"])
+    at = epochs_trained(run, epochs)
+    train = (at, epochs[names[0]])
+    if by_step:
+        steps = run.table("steps.csv", ["step", "epoch"], [column])
+        train = (epochs_trained(run, steps), steps[column])
+    return _Curves(run, train, (at, epochs[names[1]]))
 
 
 def forced_share(run: Run, table: dict[str, Array]) -> Array | None:

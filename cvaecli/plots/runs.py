@@ -71,8 +71,9 @@ class Run:
 
     def section(self, name: str, schema: type[S]) -> S | None:
         """A section of the config; None where it is absent or was written by another version."""
+        raw = self.config.get(name)
         try:
-            return schema.model_validate(self.config[name]) if self.config.get(name) else None
+            return schema.model_validate(raw) if isinstance(raw, dict) else None
         except ValidationError:
             return None
 
@@ -94,9 +95,14 @@ class Run:
 
     @cached_property
     def steps(self) -> int | None:
-        """Training steps done, by run.json or else by the last row of a log; None where nothing says."""
+        """Training steps done, by run.json or else by the logs; None where nothing says."""
         if isinstance(self.info.get("steps"), int) and self.info.get("status") == "finished":
             return int(self.info["steps"])
+        return self.logged_steps
+
+    @cached_property
+    def logged_steps(self) -> int | None:
+        """The last step in the logs; None where there are none."""
         last = []
         for name in ("steps.csv", "metrics.csv"):
             try:

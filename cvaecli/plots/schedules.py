@@ -156,7 +156,7 @@ def curve_of(run: Run, column: str) -> Curve:
         ]
         known = np.isfinite(table[column])
         if np.allclose(table[column][known], np.array(due)[known], rtol=1e-5, atol=1e-9):
-            return plan.curve(column, int(table["step"][-1]))
+            return plan.curve(column, run.logged_steps)
     at, value = epochs_trained(run, table), table[column]
     first = np.r_[0.0, at[:-1]]  # a row is written at the end of what it stands for
     return Curve(np.r_[first, at[-1]], np.r_[value, value[-1]], logged=True)
