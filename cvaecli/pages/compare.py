@@ -102,7 +102,7 @@ def cell(setting: Setting, column: Column, with_spread: bool = True) -> str:
 def seeds(setting: Setting) -> str:
     """The seeds that count, and how many runs do not."""
     text = ", ".join(str(run.seed) for run in setting.counted) or "–"
-    return text + (f" (+ {len(setting.left_out)} not counted)" if setting.left_out else "")
+    return text + (f" ({len(setting.left_out)} not counted)" if setting.left_out else "")
 
 
 def protocol_words(group: Group) -> str:
@@ -180,7 +180,7 @@ def table(group: Group, narrow: bool = False) -> tuple[list[str], list[list[str]
     """Headings and rows, best mean first: what differs, seeds, numbers.
 
     Args:
-        narrow: give a spread for PSNR only.
+        narrow: for a terminal: how many runs count instead of their seeds, and a spread for PSNR only.
     """
     keys = group.keys if len(group.keys) <= WIDE else []
     names, columns = short_names(keys), columns_of(group)
@@ -188,12 +188,12 @@ def table(group: Group, narrow: bool = False) -> tuple[list[str], list[list[str]
     rows = [
         [
             *([setting.values[key] for key in keys] or [setting.label]),
-            seeds(setting),
+            f"{len(setting.counted)}/{len(setting.runs)}" if narrow else seeds(setting),
             *(cell(setting, c, not narrow or c.name == "psnr") for c in columns),
         ]
         for setting in group.settings
     ]
-    return [*first, "seeds", *(column.heading for column in columns)], rows
+    return [*first, "runs" if narrow else "seeds", *(column.heading for column in columns)], rows
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -313,7 +313,8 @@ def _drawn(comparison: Comparison) -> Iterator[tuple[int, Group, dict[str, Any]]
     from .figures import comparison_figures
 
     for number, group in enumerate(comparison.groups, 1):
-        yield number, group, comparison_figures(group, paired.between_settings(group))
+        differences = paired.one_key_at_a_time(group), paired.between_settings(group)
+        yield number, group, comparison_figures(group, *differences)
 
 
 def _section(group: Group) -> dict[str, Any]:

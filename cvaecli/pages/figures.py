@@ -29,12 +29,15 @@ def look(number: int) -> dict[str, Any]:
     return {"color": colours[number % len(colours)], "linestyle": lines[number // len(colours) % len(lines)]}
 
 
-def comparison_figures(group: Group, differences: Sequence[Difference]) -> dict[str, Figure]:
-    """The figures that the runs' files allow, by name: seeds, differences, epochs, frames."""
+def comparison_figures(
+    group: Group, by_key: Sequence[Difference], between: Sequence[Difference]
+) -> dict[str, Figure]:
+    """The figures that the runs' files allow, by name: seeds, by_key, between, epochs, frames."""
     with mpl.rc_context(RC):
         found = {
             "seeds": _seeds(group),
-            "differences": _differences(differences),
+            "by_key": _differences(by_key),
+            "between": _differences(between),
             "epochs": _curves(group, epoch_curve, "epoch", "validation PSNR (dB)"),
             "frames": _curves(group, frame_curve, "frame", "PSNR (dB)"),
         }
@@ -64,7 +67,6 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
         return None
     figure, [axes] = style.new_figure(0.75 + 0.36 * len(told))
     axes.axvline(0, color="0.35", linewidth=0.8)
-    reach = max(float(np.abs(each.values).max()) for each in told) or SMALLEST
     for row, each in enumerate(told):
         colour = style.COLOURS[0] if each.verdict in ("settled", "equal") else "0.55"
         axes.plot(each.values, [row] * len(each.values), "o", color=colour, markersize=4, alpha=0.7)
@@ -72,8 +74,10 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
         if len(each.values) > 1:
             ends = [each.mean - each.margin, each.mean + each.margin]
             axes.plot(ends, [row, row], "-", color=colour, linewidth=1)
-    # Two seeds have intervals that would squeeze everything else: they run out of the figure
-    axes.set_xlim(-2.2 * reach, 2.2 * reach)
+    # The interval of two seeds is so wide that it would squeeze all others: it runs out of the figure
+    ends = np.concatenate([[0.0], *(_extent(each) for each in told)])
+    room = 0.06 * np.ptp(ends) or SMALLEST
+    axes.set_xlim(ends.min() - room, ends.max() + room)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     _rows(axes, [f"{_cut(each.left, 44)}\n− {_cut(each.right, 44)}" for each in told])
     axes.set_xlabel("difference in PSNR (dB)")
@@ -81,6 +85,12 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
 
 
 SMALLEST = 0.01  # dB
+
+
+def _extent(difference: Difference) -> Array:
+    """What of a row must be seen: its dots, and from three seeds on its interval."""
+    ends = [difference.mean - difference.margin, difference.mean + difference.margin]
+    return np.array([*difference.values, *(ends if len(difference.values) > 2 else [])])
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:

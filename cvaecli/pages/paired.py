@@ -23,7 +23,7 @@ ALL_PAIRS = 5
 
 RULE = (
     "Every difference is taken between runs of the same seed, so n is the number of seeds that both sides "
-    "have. Its 95 % interval is the paired t interval with n - 1 degrees of freedom. "
+    "have. Its 95 % interval is the paired t interval with n − 1 degrees of freedom. "
     f"Settled: n is at least {ENOUGH} and the interval excludes zero. "
     f"Equal: n is at least {ENOUGH} and the whole interval lies within {SMALL} dB of zero. "
     f"Leaning: n is at least {ENOUGH} and every seed agrees in sign, but the interval includes zero. "
@@ -83,8 +83,8 @@ class Difference:
             return f"{self.left} and {self.right} have no seed in common: they cannot be paired."
         if n < ENOUGH:
             count = "one equal seed" if n == 1 else f"{n} equal seeds"
-            return f"{self.left} against {self.right}: {self.mean:+.2f} dB over {count}, too few to tell."
-        numbers = f"{self.mean:+.2f} dB, 95 % interval {self._interval}, n = {n}"
+            return f"{self.left} against {self.right}: {_signed(self.mean)} dB over {count}, too few to tell."
+        numbers = f"{_signed(self.mean)} dB, 95 % interval {self._interval}, n = {n}"
         if self.verdict == "settled":
             sign = "better" if self.mean > 0 else "worse"
             return f"{self.left} is {sign} than {self.right} ({numbers})."
@@ -98,7 +98,11 @@ class Difference:
 
     @property
     def _interval(self) -> str:
-        return f"{self.mean - self.margin:+.2f} to {self.mean + self.margin:+.2f}"
+        return f"{_signed(self.mean - self.margin)} to {_signed(self.mean + self.margin)}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def between_settings(group: Group) -> list[Difference]:
@@ -145,8 +149,10 @@ def _turned(difference: Difference) -> Difference:
 
 
 def _difference(left: str, right: str, pairs: Sequence[tuple[Setting, Setting]]) -> Difference:
-    """Over the seeds that all settings of all pairs have."""
-    scores = [(a.by_seed("psnr"), b.by_seed("psnr")) for a, b in pairs]
-    seeds = [seed for seed in scores[0][0] if all(seed in a and seed in b for a, b in scores)]
-    values = np.array([np.mean([a[seed] - b[seed] for a, b in scores]) for seed in seeds], float)
-    return Difference(left, right, seeds, values)
+    """One value a seed: the mean over the pairs of settings in which both sides have that seed."""
+    found: dict[int | str, list[float]] = {}
+    for a, b in ((a.by_seed("psnr"), b.by_seed("psnr")) for a, b in pairs):
+        for seed in a.keys() & b.keys():
+            found.setdefault(seed, []).append(a[seed] - b[seed])
+    seeds = sorted(found, key=str)
+    return Difference(left, right, seeds, np.array([np.mean(found[seed]) for seed in seeds], float))

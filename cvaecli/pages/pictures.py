@@ -90,7 +90,7 @@ def _panels(path: Path) -> Video:
 
 
 def sprites(videos: Sequence[tuple[str, Video]]) -> list[Sprite]:
-    """Sprite sheets that step together: the truth, each video, and the label images.
+    """Sprite sheets that step together: the truth, the label images, and each prediction.
 
     All show the same frame numbers, as many as every video has and as the page can bear. The truth and the
     labels are the first video's; they are shown once.
@@ -98,8 +98,8 @@ def sprites(videos: Sequence[tuple[str, Video]]) -> list[Sprite]:
     if not videos:
         return []
     first = videos[0][1]
-    sheets = [("truth", first.truth), *((name, video.prediction) for name, video in videos)]
-    sheets.append(("label", first.condition))
+    sheets = [("truth", first.truth), ("label", first.condition)]
+    sheets += [(name, video.prediction) for name, video in videos]
     shown = [(name, frames) for name, frames in sheets if frames is not None]
     total = min(len(frames) for _, frames in shown)
     height, width = _size(first.prediction)
