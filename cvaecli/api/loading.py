@@ -1,4 +1,4 @@
-"""Config, data, model and device put together."""
+"""Load data, models and runs for the other modules of ``api``."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
 
 
 def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
-    """A fresh model on the CPU, its weights a function of the seed alone."""
+    """A new model on the CPU; its initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return models.load(config.model_name)(config.model, tuple(condition_shape))
 
 
 def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> None:
-    """Put the weights of a run's checkpoint, or of a course checkpoint, into a fresh model.
+    """Put the weights of a run's checkpoint, or of a course checkpoint, into a new model.
 
     Raises:
         UserError: the file is neither, or does not fit the model.
@@ -106,7 +106,7 @@ def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> No
 
 
 class Opened(NamedTuple):
-    """A trained model on its device, in evaluation mode, with what it came from."""
+    """A trained model on its device, in evaluation mode, with its run, checkpoint and config."""
 
     run: Run
     path: Path  # the checkpoint

@@ -19,7 +19,7 @@ from ..engine import measure
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, LostProcessError, World, join, losses
 from ..engine.fit import EpochEvent, StepEvent, Trainer
-from ..errors import ToldElsewhereError, UserError
+from ..errors import ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
@@ -298,7 +298,7 @@ def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
         while run.info().get("status") == "running" and time.monotonic() < patience:
             time.sleep(0.1)
         if run.info().get("status") != "running":
-            raise ToldElsewhereError(error.exit_code) from None
+            raise ReportedElsewhereError(error.exit_code) from None
         run.update_info(status="failed", error=error.message)
         saved = run.checkpoint_path("last").is_file()
         hint = (

@@ -1,4 +1,4 @@
-"""The command line: one small file a subcommand. They parse, call the API and print; nothing numeric."""
+"""The command line: one small file for each subcommand, which parses, calls the API and prints."""
 
 from __future__ import annotations
 

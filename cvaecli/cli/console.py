@@ -1,7 +1,7 @@
 """The terminal: progress bars, tables, errors. The only file that imports rich.
 
-Progress, notes and warnings go to stderr, results to stdout. On a terminal bars are live and an epoch
-leaves one line; elsewhere there are plain lines only.
+Progress, notes and warnings go to stderr, results to stdout. A terminal shows live bars and one permanent
+line an epoch; a pipe or a file gets plain lines only.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Terminal:
     Args:
         quiet: no progress and no notes; warnings and errors stay.
         as_json: results as one JSON object on stdout instead of tables.
-        who: put before warnings and errors, where several processes write to one terminal.
+        who: shown before warnings and errors where several processes write to one terminal.
 
     Attributes:
         source: the data set that the command used, once it is loaded.
@@ -100,7 +100,7 @@ class Terminal:
         self.out.print_json(json.dumps(values), indent=2)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table of results on stdout; numbers are to the right."""
+        """A table of results on stdout; all columns but the first are aligned to the right."""
         self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)  # a table's own title is cut to its width
         table = Table()
         for number, column in enumerate(columns):
@@ -237,5 +237,5 @@ class Terminal:
 
 
 def _coin(forced: float) -> str:
-    """How the coin fell."""
+    """How the coin of teacher forcing fell, in words."""
     return "forced" if forced == 1 else "free" if forced == 0 else f"forced {forced:.0%}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +63,7 @@ def train(
         if resume is not None:
             run = api.resume(resume, changes, reporter=console)
         else:
-            with launch.told_once_a_machine():
+            with launch.one_report_per_machine():
                 settings = load(config, changes)
             if dry_run:
                 report = api.dry_run(settings, reporter=console)
@@ -80,10 +80,17 @@ def train(
             console.result(f"run: {run.path}   next: cvae plot all {run.path}, cvae export-gif {run.path}")
 
 
-def _show_dry_run(console: Terminal, report: dict[str, object]) -> None:
+def _show_dry_run(console: Terminal, report: dict[str, Any]) -> None:
     if console.as_json:
         console.data(report)
-    else:
-        console.table(
-            "Dry run: all is well, nothing is left behind", ["", ""], [[k, str(v)] for k, v in report.items()]
-        )
+        return
+    shown = {**report, "splits": "\n".join(_in_words(*split) for split in report["splits"].items())}
+    rows = [[key, str(value)] for key, value in shown.items()]
+    console.table("Dry run: no fault found; no run folder was made", ["", ""], rows)
+
+
+def _in_words(split: str, lengths: dict[str, int]) -> str:
+    shortest, longest = lengths["shortest"], lengths["longest"]
+    each = f"{longest} each" if shortest == longest else f"{shortest} to {longest} each"
+    clips = "1 clip" if lengths["clips"] == 1 else f"{lengths['clips']} clips, {each}"
+    return f"{split}: {lengths['frames']} frames in {clips}"
