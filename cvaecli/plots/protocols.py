@@ -29,10 +29,8 @@ def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:
 def protocol_of(summary: dict[str, Any]) -> dict[str, Any]:
     """How an evaluation was made: ``protocol`` of metrics.json, and ``predicted``: its frames and clips."""
     clips = summary.get("clips")
-    return {
-        **summary["protocol"],
-        "predicted": [summary.get("frames"), len(clips) if isinstance(clips, list) else None],
-    }
+    frames = f"{summary.get('frames')} in {len(clips)} clips" if isinstance(clips, list) else None
+    return {**summary["protocol"], "predicted": frames}
 
 
 def read_protocol(run: Run, split: str) -> dict[str, Any]:
@@ -54,13 +52,13 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
     return [value for n, value in enumerate(values) if value not in values[:n]]
 
 
-_WORDS = {"predicted": "predicted frames, clips", "data_fingerprint": "data", "psnr": "definition of PSNR"}
+_WORDS = {"predicted": "predicted frames", "data_fingerprint": "data", "psnr": "definition of PSNR"}
 
 
 def in_words(key: str, value: Any) -> str:
     """One part of a protocol: ``samples 16``."""
     if isinstance(value, list):
-        value = " x ".join(str(part) for part in value if part is not None)
+        value = " x ".join(str(part) for part in value)
     return f"{_WORDS.get(key, key.replace('_', ' '))} {str(value)[:40]}"
 
 
