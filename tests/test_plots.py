@@ -491,7 +491,7 @@ def test_titles_and_legends_stay_on_the_page(tmp_path: Path) -> None:
     for kind in FROM_TRAINING:
         figure = draw(kind, run)
         lines = (figure.get_suptitle() if kind == "grid" else title(figure)).splitlines()
-        assert max(map(len, lines)) <= 100, kind
+        assert max(map(len, lines)) <= 94, kind
 
 
 def test_runs_differ_in_colour_and_in_line(tmp_path: Path) -> None:

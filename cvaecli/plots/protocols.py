@@ -29,7 +29,11 @@ def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:
 def protocol_of(summary: dict[str, Any]) -> dict[str, Any]:
     """How an evaluation was made: ``protocol`` of metrics.json, and ``predicted``: its frames and clips."""
     clips = summary.get("clips")
-    frames = f"{summary.get('frames')} in {len(clips)} clips" if isinstance(clips, list) else None
+    frames = (
+        f"{summary.get('frames')} in {len(clips)} clip{'s' * (len(clips) != 1)}"
+        if isinstance(clips, list)
+        else None
+    )
     return {**summary["protocol"], "predicted": frames}
 
 
@@ -57,9 +61,16 @@ _WORDS = {"predicted": "predicted frames", "data_fingerprint": "data", "psnr": "
 
 def in_words(key: str, value: Any) -> str:
     """One part of a protocol: ``samples 16``."""
-    if isinstance(value, list):
-        value = " x ".join(str(part) for part in value)
-    return f"{_WORDS.get(key, key.replace('_', ' '))} {str(value)[:40]}"
+    return f"{_WORDS.get(key, key.replace('_', ' '))} {_plain(value)}"
+
+
+def against(key: str, values: Sequence[Any]) -> str:
+    """A part of which there are several values: ``samples 1 / 16``."""
+    return " / ".join([in_words(key, values[0]), *map(_plain, values[1:])])
+
+
+def _plain(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)[:40]
 
 
 def describe(split: str, protocol: dict[str, Any], frames: int, clips: int) -> str:

@@ -153,8 +153,5 @@ def protocol_line(found: Sequence[tuple[Run, dict[str, Array]]], split: str) -> 
     known = [protocols.read_protocol(run, split) for run, _ in found]
     first = found[0][1]
     line = protocols.describe(split, known[0], len(first["psnr"]), len(np.unique(first["clip"])))
-    differ = [
-        " / ".join([protocols.in_words(key, values[0]), *(str(value)[:20] for value in values[1:])])
-        for key, values in protocols.differing(known).items()
-    ]
+    differ = [protocols.against(key, values) for key, values in protocols.differing(known).items()]
     return line if not differ else f"PROTOCOLS DIFFER, these numbers do not compare: {', '.join(differ)}"
