@@ -11,7 +11,19 @@ from ..tables import AbsentError
 from .runs import Run
 
 PROTOCOL = (
-    *("split", "n_past", "n_future", "predicted", "samples", "prior", "conditions", "batch_norm", "psnr"),
+    *(
+        "split",
+        "n_past",
+        "n_future",
+        "n_future_min",
+        "n_future_max",
+        "predicted",
+        "samples",
+        "prior",
+        "conditions",
+        "batch_norm",
+        "psnr",
+    ),
     *("frame_size", "data_fingerprint", "checkpoint"),
 )
 """What must agree before decibels are compared. Device, precision, seed and training step may differ."""
