@@ -35,6 +35,7 @@ OWN = "the clip's own"
 
 FRAME_CLIPS = 4
 """Clips of which an evaluation keeps frames."""
+
 LITERATURE = {"robot": "psnr_per_channel"}
 """By kind of data: the PSNR that its publications quote, where that is not ``psnr``."""
 

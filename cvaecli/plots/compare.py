@@ -87,8 +87,15 @@ def _title(part: Section) -> str:
     lines = [f"PROTOCOL: {part.heading} (not to be compared with the others)"] if part.heading else []
     lines.append(f"{part.protocol}; {seeds} a setting")
     if part.groups[0].keys and len(part.groups) > 1:
-        lines.append(f"different in {part.groups[0].keys}")
-    return style.wrap("\n".join(line if len(line) < 300 else f"{line[:297]}…" for line in lines), 108)
+        lines.append(f"different in {_first(part.groups[0].keys)}")
+    return style.wrap("\n".join(lines), 108)
+
+
+def _first(keys: str, most: int = 6) -> str:
+    """The first few of some keys, and how many more there are."""
+    named = keys.split(", ")
+    more = f" and {len(named) - most} more" if len(named) > most else ""
+    return ", ".join(named[:most]) + more
 
 
 def _dots(axes: Axes, row: int, group: Group) -> None:
@@ -149,7 +156,7 @@ def _table(part: Section) -> str:
     shown = [name for name, values in known.items() if np.isfinite(values).any()]
     if not np.nansum(known["nan_frames"]):
         shown = [name for name in shown if name != "nan_frames"]
-    heads = [_escaped(groups[0].keys) or "setting", "seeds", "status", "steps", "scored at step"]
+    heads = [_escaped(_first(groups[0].keys, 3)) or "setting", "seeds", "status", "steps", "scored at step"]
     heads += [COLUMNS[name][0] for name in shown]
     lines = [f"### Protocol: {part.heading}", ""] if part.heading else []
     lines += [f"{part.protocol}.", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

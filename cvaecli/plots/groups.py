@@ -42,7 +42,7 @@ class Group(NamedTuple):
 
     Attributes:
         label: what tells the setting from the others.
-        keys: of the config, by which the settings differ.
+        keys: of the config, by which the settings differ, separated by commas.
         look: colour and line style.
     """
 
@@ -119,9 +119,9 @@ def protocol(scored: Scored) -> dict[str, Any]:
 
 
 def _describe(split: str, members: Sequence[Scored]) -> str:
-    own = protocol(members[0])
-    frames, clips = own["predicted"]
-    line = protocols.describe(split, own, frames or len(members[0].curve[0]), clips or 1)
+    own, summary = protocol(members[0]), members[0].summary
+    frames, clips = summary.get("frames") or len(members[0].curve[0]), summary.get("clips") or [None]
+    line = protocols.describe(split, own, frames, len(clips))
     if own.get("data"):
         line += f", data: {own['data']}"
     if own.get("data_fingerprint"):

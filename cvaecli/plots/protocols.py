@@ -11,7 +11,19 @@ from ..tables import AbsentError
 from .runs import Run
 
 PROTOCOL = (
-    *("split", "n_past", "n_future", "predicted", "samples", "prior", "conditions", "batch_norm", "psnr"),
+    *(
+        "split",
+        "n_past",
+        "n_future",
+        "n_future_min",
+        "n_future_max",
+        "predicted",
+        "samples",
+        "prior",
+        "conditions",
+        "batch_norm",
+        "psnr",
+    ),
     *("frame_size", "data_fingerprint", "checkpoint"),
 )
 """What must agree before decibels are compared. Device, precision, seed and training step may differ."""
@@ -29,10 +41,12 @@ def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:
 def protocol_of(summary: dict[str, Any]) -> dict[str, Any]:
     """How an evaluation was made: ``protocol`` of metrics.json, and ``predicted``: its frames and clips."""
     clips = summary.get("clips")
-    return {
-        **summary["protocol"],
-        "predicted": [summary.get("frames"), len(clips) if isinstance(clips, list) else None],
-    }
+    frames = (
+        f"{summary.get('frames')} in {len(clips)} clip{'s' * (len(clips) != 1)}"
+        if isinstance(clips, list)
+        else None
+    )
+    return {**summary["protocol"], "predicted": frames}
 
 
 def read_protocol(run: Run, split: str) -> dict[str, Any]:
@@ -54,14 +68,21 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
     return [value for n, value in enumerate(values) if value not in values[:n]]
 
 
-_WORDS = {"predicted": "predicted frames, clips", "data_fingerprint": "data", "psnr": "definition of PSNR"}
+_WORDS = {"predicted": "predicted frames", "data_fingerprint": "data", "psnr": "definition of PSNR"}
 
 
 def in_words(key: str, value: Any) -> str:
     """One part of a protocol: ``samples 16``."""
-    if isinstance(value, list):
-        value = " x ".join(str(part) for part in value if part is not None)
-    return f"{_WORDS.get(key, key.replace('_', ' '))} {str(value)[:40]}"
+    return f"{_WORDS.get(key, key.replace('_', ' '))} {_plain(value)}"
+
+
+def against(key: str, values: Sequence[Any]) -> str:
+    """A part of which there are several values: ``samples 1 / 16``."""
+    return " / ".join([in_words(key, values[0]), *map(_plain, values[1:])])
+
+
+def _plain(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)[:40]
 
 
 def describe(split: str, protocol: dict[str, Any], frames: int, clips: int) -> str:

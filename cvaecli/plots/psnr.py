@@ -153,8 +153,5 @@ def protocol_line(found: Sequence[tuple[Run, dict[str, Array]]], split: str) -> 
     known = [protocols.read_protocol(run, split) for run, _ in found]
     first = found[0][1]
     line = protocols.describe(split, known[0], len(first["psnr"]), len(np.unique(first["clip"])))
-    differ = [
-        f"{protocols.in_words(key, '').strip()} ({' / '.join(str(v)[:20] for v in values)})"
-        for key, values in protocols.differing(known).items()
-    ]
+    differ = [protocols.against(key, values) for key, values in protocols.differing(known).items()]
     return line if not differ else f"PROTOCOLS DIFFER, these numbers do not compare: {', '.join(differ)}"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..config.loading import parse_yaml
-from ..config.schema import KLConfig, OptimConfig, TeacherForcingConfig, TrainConfig
+from ..config.schema import KLConfig, TeacherForcingConfig, TrainConfig
 from ..errors import UserError
 from ..tables import AbsentError, Array, read_table
 from . import style
@@ -264,11 +264,13 @@ def make_runs(folders: Sequence[str | Path], labels: Sequence[str] | None = None
 
 def _telling(run: Run, runs: Sequence[Run]) -> str:
     """The label with what tells the run from the others, unless the label says so, and with its remark."""
-    words = [
-        text
-        for key, text in run.description.items()
-        if len({other.description.get(key) for other in runs}) > 1 and not _says(run.label, text)
-    ]
+    differ = [key for key in run.description if len({other.description.get(key) for other in runs}) > 1]
+    apart = len({tuple(other.description.get(key) for key in differ) for other in runs})
+    while (
+        differ and len({tuple(other.description.get(key) for key in differ[:-1]) for other in runs}) == apart
+    ):
+        differ.pop()  # the others suffice
+    words = [run.description[key] for key in differ if not _says(run.label, run.description[key])]
     words += [run.remark] if run.remark else []
     return f"{run.label} ({', '.join(words)})" if words else run.label
 
@@ -276,8 +278,3 @@ def _telling(run: Run, runs: Sequence[Run]) -> str:
 def _says(label: str, text: str) -> bool:
     """Whether a label names the first word of a description: "cyclical-001" says "cyclical β (4 cycles)"."""
     return text.split()[0].lower() in label.lower()
-
-
-def optim(run: Run) -> OptimConfig | None:
-    """The run's optimiser settings; None where they are not known."""
-    return run.section("optim", OptimConfig)

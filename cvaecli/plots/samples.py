@@ -99,6 +99,7 @@ def _curves(axes: Axes, runs: Sequence[Run], found: Sequence[Futures]) -> None:
         at = np.arange(futures.first, len(futures.truth), dtype=float)
         style.line(axes, at, futures.spread.mean((1, 2)), label=style.wrap(run.label, 34), **run.style)
     axes.set_ylim(bottom=0)
+    style.show_hidden(axes)
     axes.set_ylabel("spread, mean over pixels", fontsize=7.5)
     style.x_axis(axes, "frame of this clip")
     if len(runs) > 1:

@@ -90,7 +90,7 @@ def legend(figure: Figure, handles: Iterable[Line2D], title: str = "") -> None:
     )
 
 
-def wrap(text: str, width: int = _LINE + 6) -> str:
+def wrap(text: str, width: int = _LINE) -> str:
     """Text in lines that fit the page; its own line breaks stay."""
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
