@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import checkpoint as checkpoints
 from ..data.clip import VideoData
 from ..engine.distributed import LostProcessError, World, losses
-from ..engine.fit import EpochEvent, StepEvent, Trainer
+from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
 from ..errors import ToldElsewhereError
 from ..reporter import Reporter
 from ..run import Run
 from ..signals import InterruptedRun, Interruption
+from .tensorboard import opened
 from .validation import save_strip, validate
 
 
@@ -28,8 +29,8 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
         with Interruption() as interruption, _losses_told(run, world):
             trainer.asked = lambda: interruption.signum or 0
             trainer.on_validation = reporter.validating
-            with reporter.training(trainer.config.train.epochs):
-                _consume(run, trainer, data, reporter)
+            with reporter.training(trainer.config.train.epochs), opened(run, trainer) as to_tensorboard:
+                _consume(run, trainer, data, reporter, to_tensorboard)
             if trainer.interrupted:
                 _save_interrupted(run, trainer, data)
     except (InterruptedRun, KeyboardInterrupt):
@@ -46,12 +47,15 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
     return run
 
 
-def _consume(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> None:
+def _consume(
+    run: Run, trainer: Trainer, data: VideoData, reporter: Reporter, to_tensorboard: Callable[[Event], None]
+) -> None:
     """Go through the events; the first process logs, tells and saves."""
     saved_at = time.monotonic()
     for event in trainer.events():
         if not trainer.world.leads:
             continue
+        to_tensorboard(event)
         if isinstance(event, EpochEvent):
             _log_epoch(run, trainer, data, event)
             reporter.epoch(event)

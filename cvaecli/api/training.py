@@ -25,6 +25,7 @@ from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment, find
 from .fitting import fit
 from .loading import RUNS, build_model, load_data, load_initial_weights, refuse_overrides
+from .tensorboard import require as require_tensorboard
 
 
 def train(
@@ -132,6 +133,7 @@ def _prepared(
         UserError: these are not the data that the checkpoint was trained on.
     """
     with world.agreeing():
+        require_tensorboard(config)
         device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), reporter, world)
     with world.agreeing():
