@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..media.video import replacing
+from ..pages.pictures import video_of
 from ..reporter import Reporter, Silent
 
 
@@ -29,7 +30,7 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
         UserError: no checkpoint, no data, or no true frames.
     """
     from .loading import load_data, open_run
-    from .streaming import Video, predicted
+    from .prediction import Video, predicted
 
     reporter = reporter or Silent()
     home, _, config, model, device, _ = open_run(run, ())
@@ -54,7 +55,8 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
 
 
 def add_frames(runs: Sequence[Path], split: str, count: int, *, reporter: Reporter | None = None) -> None:
-    """``frames`` of those runs that have no such file yet."""
+    """``frames`` of those runs that have not so many yet."""
     for run in runs:
-        if not (run / "predictions" / f"{split}-0-frames.npz").is_file():
+        video = video_of(run, split)
+        if video is None or video.truth is None or len(video.prediction) < count:
             frames(run, split, count, reporter=reporter)

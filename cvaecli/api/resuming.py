@@ -182,7 +182,7 @@ class _Course(NamedTuple):
         sampler = Sampler(
             [clip.n_frames for clip in data.splits["train"]],
             config.train,
-            trainer.model.sampling,
+            config.train.sampling or trainer.model.sampling,
             config.seed,
             config.data.partial,
             config.data.n_past,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from ..data.robot import condition_stats
 from ..engine import measure
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, LostProcessError, World, join, losses
-from ..engine.fit import EpochEvent, StepEvent, Trainer
+from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
 from ..errors import ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
 from .loading import RUNS, build_model, load_data, load_initial_weights
+from .tensorboard import opened as opened_tensorboard
+from .tensorboard import require as require_tensorboard
 from .validation import save_strip, validate
 
 SLOW = 30 * 60.0
@@ -143,6 +145,7 @@ def prepared(
         UserError: these are not the data that the checkpoint was trained on.
     """
     with world.agreeing():
+        require_tensorboard(config)
         device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), reporter, world)
     with world.agreeing():
@@ -197,8 +200,11 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
         with Interruption() as interruption, _lost_process_reported(run, world):
             trainer.asked = lambda: interruption.signum or 0
             trainer.on_validation = reporter.validating
-            with reporter.training(trainer.config.train.epochs):
-                _consume(run, trainer, data, reporter)
+            with (
+                reporter.training(trainer.config.train.epochs),
+                opened_tensorboard(run, trainer) as to_tensorboard,
+            ):
+                _consume(run, trainer, data, reporter, to_tensorboard)
             if trainer.interrupted:
                 _save_interrupted(run, trainer, data)
     except (InterruptedRun, KeyboardInterrupt):
@@ -215,12 +221,15 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
     return run
 
 
-def _consume(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> None:
+def _consume(
+    run: Run, trainer: Trainer, data: VideoData, reporter: Reporter, to_tensorboard: Callable[[Event], None]
+) -> None:
     """Train to the end; the first process writes rows and checkpoints and reports."""
     saved_at, duration = time.monotonic(), _Duration(trainer)
     for event in trainer.events():
         if not trainer.world.leads:
             continue
+        to_tensorboard(event)
         if isinstance(event, EpochEvent):
             _log_epoch(run, trainer, data, event)
             reporter.epoch(event)

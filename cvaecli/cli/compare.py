@@ -78,7 +78,7 @@ def _show(console: Terminal, found: object) -> None:
         console.warn(warning)
     for group in found.groups:
         headings, rows = pages.table(group, narrow=True)
-        console.table(pages.protocol_words(group), headings, rows)
+        console.table(f"{pages.protocol_words(group)} (dB, nats, minutes)", headings, rows)
         for run in pages.left_out(group):
             console.result(f"not counted: {run.name}: {run.flaw}")
         for difference in [*paired.between_settings(group), *paired.one_key_at_a_time(group)]:

@@ -143,6 +143,9 @@ class TrainConfig(Section):
     """Also save a checkpoint to resume from within long epochs, every so many minutes."""
     log_every: Positive = 10
     """Steps between two rows of steps.csv; losses are fetched from the device only then."""
+    tensorboard: bool = False
+    """Also write what metrics.csv and steps.csv hold as TensorBoard files into RUN/tensorboard (the extra
+    ``tensorboard``)."""
     recon: Literal["mse", "l1", "optimal_sigma"] = "mse"
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""

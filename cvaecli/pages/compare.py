@@ -116,9 +116,10 @@ def protocol_words(group: Group) -> str:
     given = protocol.get("n_past", "?")
     words.append(f"{given} given frame{'' if given == 1 else 's'}")
     samples = protocol.get("samples", "?")
-    words.append(
-        f"{samples} sample{'' if samples == 1 else 's'} from the prior ({protocol.get('prior', '?')})"
+    prior = {"sample": "drawn from the prior", "mean": "at the prior's mean"}.get(
+        str(protocol.get("prior")), "?"
     )
+    words.append(f"{samples} sample{'' if samples == 1 else 's'} with z {prior}")
     if protocol.get("conditions", "the clip's own") != "the clip's own":
         words.append(f"conditions: {protocol['conditions']}")
     words.append(f"data: {protocol.get('data', '?')} ({protocol.get('data_fingerprint', '?')})")
@@ -135,8 +136,6 @@ def measures(group: Group) -> dict[str, str]:
         "one step (dB)": "the same with the true previous frame fed; the difference is drift",
         "SSIM": str(protocol.get("ssim", "?")),
         "KL (nats)": "divergence of the posterior from the prior, mean over frames",
-        "time (min)": "training alone, without validation at its end",
-        "±": "standard deviation over the runs of a setting (n − 1)",
         "checkpoint": f"{protocol.get('checkpoint', '?')}, the best by validation where there was one",
     }
     if protocol.get("split") == "val":
@@ -193,7 +192,8 @@ def table(group: Group, narrow: bool = False) -> tuple[list[str], list[list[str]
         ]
         for setting in group.settings
     ]
-    return [*first, "runs" if narrow else "seeds", *(column.heading for column in columns)], rows
+    headings = [column.heading.partition(" (")[0] if narrow else column.heading for column in columns]
+    return [*first, "runs" if narrow else "seeds", *headings], rows
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def _section(group: Group) -> dict[str, Any]:
     headings, rows = table(group)
     return {
         "protocol": protocol_words(group),
-        "measures": measures(group),
+        "measures": measures(group) | _TABLE_WORDS,
         "answer": answer(group, between),
         "headings": headings,
         "rows": rows,
@@ -334,6 +334,12 @@ def _section(group: Group) -> dict[str, Any]:
         "left_out": left_out(group),
         "trivial": _trivial(group),
     }
+
+
+_TABLE_WORDS = {
+    "time (min)": "training alone, without the validation at its end",
+    "±": "standard deviation over the runs of a setting (n − 1)",
+}
 
 
 def _trivial(group: Group) -> dict[str, float]:

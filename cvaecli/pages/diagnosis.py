@@ -49,6 +49,8 @@ def drift(frames: Array, rollout: Array, one_step: Array) -> str:
         rollout: dB with predictions fed back, ``[n]``.
         one_step: dB with the true previous frame fed, ``[n]``.
     """
+    if len(frames) < 5:
+        return "The clips are too short to speak of drift."
     if np.allclose(rollout, one_step, atol=1e-3):
         return "There is no drift: feeding back predictions costs nothing at any frame."
     fifth = max(1, len(frames) // 5)
@@ -66,11 +68,13 @@ def drift(frames: Array, rollout: Array, one_step: Array) -> str:
     # It has set in after the last place where the rollout still keeps up
     keeps_up = np.flatnonzero(behind <= DRIFT)
     place = int(keeps_up[-1]) + 1 if len(keeps_up) else 0
+    tail = f"over the last fifth of the frames it is {end:.1f} dB below"
+    if place < fifth and end - float(behind[:fifth].mean()) < DRIFT:
+        return f"The rollout falls behind one step within the first frames, but goes no further: {tail}."
     onset = int(frames[min(place, len(frames) - 1)])
-    begin = "from the first frames on" if place == 0 else f"from about frame {onset} on"
     return (
-        f"The rollout drifts: {begin} it stays more than {DRIFT:g} dB below one step, "
-        f"and over the last fifth of the frames it is {end:.1f} dB below."
+        f"The rollout drifts: from about frame {onset} on it stays more than {DRIFT:g} dB below one step; "
+        f"{tail}."
     )
 
 

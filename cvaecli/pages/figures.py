@@ -72,8 +72,8 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
         axes.plot(each.values, [row] * len(each.values), "o", color=colour, markersize=4, alpha=0.7)
         axes.plot([each.mean] * 2, [row - 0.3, row + 0.3], "-", color=colour, linewidth=2)
         if len(each.values) > 1:
-            ends = [each.mean - each.margin, each.mean + each.margin]
-            axes.plot(ends, [row, row], "-", color=colour, linewidth=1)
+            interval = [each.mean - each.margin, each.mean + each.margin]
+            axes.plot(interval, [row, row], "-", color=colour, linewidth=1)
     # The interval of two seeds is so wide that it would squeeze all others: it runs out of the figure
     ends = np.concatenate([[0.0], *(_extent(each) for each in told)])
     room = 0.06 * np.ptp(ends) or SMALLEST

@@ -105,7 +105,8 @@ def sprites(videos: Sequence[tuple[str, Video]]) -> list[Sprite]:
     height, width = _size(first.prediction)
     most = max(2, PIXELS // (len(shown) * height * width))
     chosen = np.unique(np.linspace(0, total - 1, min(total, MOST_FRAMES, most)).round().astype(int))
-    return [_sprite(name, frames, chosen) for name, frames in shown]
+    # Label images are flat: lossless is small for them, and their thin lines would suffer
+    return [_sprite(name, frames, chosen, lossless=name == "label") for name, frames in shown]
 
 
 def _size(frames: Frames) -> tuple[int, int]:
@@ -115,7 +116,7 @@ def _size(frames: Frames) -> tuple[int, int]:
     return max(1, round(H * factor)), max(1, round(W * factor))
 
 
-def _sprite(caption: str, frames: Frames, chosen: npt.NDArray[np.int64]) -> Sprite:
+def _sprite(caption: str, frames: Frames, chosen: npt.NDArray[np.int64], lossless: bool) -> Sprite:
     height, width = _size(frames)
     columns = max(1, min(len(chosen), 8000 // width))  # WebP ends at 16383 pixels
     sheet = Image.new("RGB", (columns * width, -(-len(chosen) // columns) * height))
@@ -124,7 +125,8 @@ def _sprite(caption: str, frames: Frames, chosen: npt.NDArray[np.int64]) -> Spri
         if frame.size != (width, height):
             frame = frame.resize((width, height), Image.Resampling.LANCZOS)
         sheet.paste(frame, (place % columns * width, place // columns * height))
-    return Sprite(caption, _uri(sheet), width, height, columns, [int(number) for number in chosen])
+    uri = _uri(sheet, lossless)
+    return Sprite(caption, uri, width, height, columns, [int(number) for number in chosen])
 
 
 def strip_of(run: Path, split: str) -> str | None:
@@ -169,7 +171,7 @@ def ink(labels: Frames) -> npt.NDArray[np.float64]:
     return share
 
 
-def _uri(picture: Image.Image) -> str:
+def _uri(picture: Image.Image, lossless: bool = False) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=88, method=4)
+    picture.save(buffer, "WEBP", quality=90, method=4, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -78,7 +78,7 @@ def _page(run: RunFolder) -> str:
         sentences=sentences(run, curves, video),
         stretch=_stretch(curves, video),
         numbers=_numbers(run),
-        group={"protocol": protocol_words(group), "measures": measures(group)},
+        group={"protocol": protocol_words(group), "measures": measures(group) if run.summary else {}},
         figures=figures,
         sprites=pictures.sprites([("prediction", video)] if video else []),
         strip=pictures.strip_of(run.path, run.split),
@@ -91,17 +91,20 @@ def facts(run: RunFolder) -> dict[str, str]:
     info, config = run.info, flatten(run.config)
     data, parameters = info.get("data"), info.get("parameters")
 
-    def told(*keys: str) -> str:
-        return ", ".join(f"{key} {shown(config[key])}" for key in keys if key in config)
+    def told(section: str, *keys: str) -> str:
+        values = {key.replace("_", " "): config.get(f"{section}.{key}") for key in keys}
+        return ", ".join(f"{key} {shown(value)}" for key, value in values.items() if value is not None)
 
     minutes = run.number("minutes")
     found = {
         "data": _source(data) if isinstance(data, dict) else "",
-        "frames": told("data.height", "data.width", "data.n_past"),
-        "model": told("model.name") + (f", {parameters:,} parameters" if isinstance(parameters, int) else ""),
-        "training": told("train.epochs", "train.batch_size", "train.window", "optim.lr"),
-        "KL": told("kl.schedule", "kl.weight"),
-        "teacher forcing": told("teacher_forcing.ratio", "teacher_forcing.decay", "teacher_forcing.coin"),
+        "frames": told("data", "height", "width", "n_past"),
+        "model": shown(config.get("model.name", "?"))
+        + (f", {parameters:,} parameters" if isinstance(parameters, int) else ""),
+        "training": told("train", "epochs", "steps_per_epoch", "batch_size", "window"),
+        "optimiser": told("optim", "name", "lr", "schedule"),
+        "KL": told("kl", "schedule", "cycles", "weight"),
+        "teacher forcing": told("teacher_forcing", "ratio", "decay", "coin"),
         "time": "" if math.isnan(minutes) else f"{minutes:.1f} minutes, {info.get('steps', '?')} steps",
         "device": " ".join(str(info[key]) for key in ("device", "precision") if key in info),
         "seed": str(run.seed),
@@ -198,9 +201,11 @@ def _numbers(run: RunFolder) -> list[tuple[str, float, float]]:
 def _commands(run: RunFolder) -> list[str]:
     """The run's own command, and those that make its numbers and pictures again."""
     versions = run.info.get("versions")
-    told = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else ""
+    known = versions if isinstance(versions, dict) else {}
+    told = [f"{name} {known[name]}" for name in ("cvae", "python", "torch") if name in known]
+    told += [f"commit {run.info['git']}"] if run.info.get("git") else []
     return [
-        *([f"# {told}, code {run.info.get('git') or 'version not known'}"] if told else []),
+        *([f"# {', '.join(told)}"] if told else []),
         str(run.info.get("command", f"cvae train --config {run.path}/config.yaml")),
         f"cvae train --config {run.path}/config.yaml      # the same settings, resolved",
         f"cvae validate {run.path} --split {run.split}",
