@@ -150,9 +150,9 @@ class Plan(BaseModel):
             return axis
         key, (low, _, high) = axis.keys[0], axis.values[0].partition("..")
         start, end = (
-            _value(self.config_of([f"{key}={text}"]), key) if text else None for text in (low, high)
+            _number(self.config_of([f"{key}={text}"]), key) if text else None for text in (low, high)
         )
-        if type(start) not in (int, float) or type(end) not in (int, float):
+        if start is None or end is None:
             raise UserError(
                 f"{key}={axis.values[0]}: not a range of numbers", "write e.g. optim.lr=1e-4..1e-2"
             )
@@ -347,12 +347,12 @@ def _split(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _value(config: RunConfig, key: str) -> Any:
-    """The value at a dotted key."""
+def _number(config: RunConfig, key: str) -> int | float | None:
+    """The value at a dotted key, if it is a number."""
     value: Any = config.to_dict()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _leaves(values: Mapping[str, Any], path: str = "") -> Any:
