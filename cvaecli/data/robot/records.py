@@ -170,7 +170,7 @@ class Conversion:
         count = len(part["trajectories"])
         if named and count != (says := int(named[2]) - int(named[1]) + 1):
             self.found.warnings.append(
-                f"{file.name}: holds {count} trajectories, but its name says {says}; is the file complete?"
+                f"{file.name}: holds {count} of the {says} trajectories that its name says; is it complete?"
             )
         for name in ("frames", "condition"):
             self.writer.adopt(f"{array}-{name}", key, name)
