@@ -171,7 +171,7 @@ def test_a_new_kind_is_one_class_and_one_entry(tmp_path: Path) -> None:
         np.save(tmp_path / "set" / f"{split}.npy", np.arange(6, dtype=np.uint8))
     out = run(f"ROOT = {str(tmp_path / 'set')!r}\n{USE_TOY}", tmp_path).splitlines()
     assert out[0] == "[0, 1, 2, 3, 4, 5]"
-    assert "2 files" in out and "all is well" in out
+    assert "2 files" in out and "no faults: the data set can be used" in out
 
 
 def test_another_version_of_a_reader_converts_again(dance_set: MakeSet, tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def check(
                 console.result(f"warning: {line}")
             for line in report.summary:
                 console.result(line)
-            if not report.faults:
-                console.result("all is well" if not report.warnings else "usable, with the warnings above")
+            seen = "; see the warnings above" if report.warnings else ""
+            usable = f"no faults: the data set can be used{seen}"
+            console.result("the data set cannot be used until this is corrected" if report.faults else usable)
         if report.faults:
             raise typer.Exit(2)

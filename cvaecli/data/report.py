@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+Sizes = Counter[tuple[int, int]]
+"""How often each (width, height) occurs among pictures."""
 
 LISTED = 20
 """Lines of one kind that are written out; further ones are only counted."""
+SIZES_NAMED = 3
+STRETCH = 0.05
+"""Pictures whose proportions change by less than this share are not reported as stretched."""
 
 
 @dataclass
@@ -47,3 +55,29 @@ def spans(numbers: Sequence[int], step: int = 1) -> str:
     texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in runs]
     more = len(texts) - LISTED
     return ", ".join(texts) if more <= 0 else ", ".join(texts[:LISTED]) + f" and {more} more"
+
+
+def size_warnings(sizes: Mapping[str, Sizes], height: int, width: int) -> list[str]:
+    """Lines for pictures of different sizes, and for those that are stretched to ``height`` x ``width``.
+
+    Args:
+        sizes: by split or sequence, the sizes of its frames in the files; each has at least one.
+        height, width: frame size after resizing, in pixels.
+    """
+    lines = []
+    stretched: dict[tuple[int, int], list[str]] = {}
+    for where, found in sizes.items():
+        if len(found) > 1:
+            texts = [f"{w}x{h}: {count}" for (w, h), count in found.most_common(SIZES_NAMED)]
+            dots = ", ..." if len(found) > SIZES_NAMED else ""
+            lines.append(f"{where}: frames of different sizes ({', '.join(texts)}{dots}); all are resized")
+        (w, h), _ = found.most_common(1)[0]
+        if abs(math.log(w / h / (width / height))) > STRETCH:
+            stretched.setdefault((w, h), []).append(where)
+    for (w, h), places in stretched.items():
+        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+        lines.append(
+            f"{', '.join(places[:LISTED])}{more}: frames are {w}x{h} (width x height) and are stretched to "
+            f"{width}x{height}; set data.width and data.height to the same proportions to avoid that"
+        )
+    return lines

@@ -28,11 +28,10 @@ import numpy.typing as npt
 from ..cache import Rows, Writer
 from ..images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
 from ..kinds import Progress
-from ..report import Report, capped, spans
+from ..report import Report, Sizes, capped, size_warnings, spans
 from . import cuts
 
 FOLDERS = ("train", "val", "test")
-SIZES_NAMED = 3
 CLIPS_NAMED = 6
 WHITE = 0.5
 """Labels are drawn on white. If more of the frames is white than this share, and little of the labels is,
@@ -120,9 +119,9 @@ class Dance:
         sizes = self._decode(writer, (3, height, width), found, progress)
         if found.faults or self.report.faults:
             return found
+        found.warnings += size_warnings(sizes, height, width)
         for strip in self.strips:
             frames, labels = (writer.get(f"{strip.array}-{part}") for part in ("frames", "labels"))
-            found.warnings += _sizes(strip, sizes[strip.name], width / height)
             if cuts.white_share(frames) > WHITE and cuts.white_share(labels) < 0.1:
                 found.warnings.append(
                     f"{strip.name}: the frames look like labels and the labels like photographs; "
@@ -155,7 +154,10 @@ class Dance:
         other = [path.name for path in inner if path.name.lower() in FOLDERS]
         if other:
             return f"{self.root}: rename {', '.join(other)} to lower case (train, val, test)"
-        return f"{self.root}: no train, val or test folder; frames go into train/train_img/N.png, and so on"
+        return (
+            f"{self.root}: no train, val or test folder; frames go into "
+            "train/train_img/N.png and label images into train/train_label/N.png, the same for val"
+        )
 
     def _list_split(self, split: str) -> None:
         images = self._listing(self.root / split / f"{split}_img")
@@ -277,7 +279,7 @@ class Dance:
 
     def _decode(
         self, writer: Writer, shape: tuple[int, int, int], found: Report, progress: Progress | None
-    ) -> dict[str, Counter[tuple[int, int]]]:
+    ) -> dict[str, Sizes]:
         """Decodes all pictures; returns how often each (width, height) occurs among each strip's frames."""
         jobs: list[tuple[Path, npt.NDArray[np.uint8]]] = []
         what: list[tuple[str, str, File]] = []
@@ -286,7 +288,7 @@ class Dance:
                 rows = writer.array(f"{strip.array}-{part}", (len(files), *shape))
                 jobs += [(self.root / file.name, rows[i]) for i, file in enumerate(files)]
                 what += [(strip.name, part, file) for file in files]
-        sizes: dict[str, Counter[tuple[int, int]]] = {strip.name: Counter() for strip in self.strips}
+        sizes: dict[str, Sizes] = {strip.name: Counter() for strip in self.strips}
         faults: list[str] = []
         for done, ((name, part, file), outcome) in enumerate(zip(what, decode_all(jobs), strict=True), 1):
             if isinstance(outcome, ImageError):
@@ -363,25 +365,7 @@ def _cut_warnings(strip: Strip, seen: cuts.Cuts) -> list[str]:
     ]
 
 
-def _sizes(strip: Strip, sizes: Counter[tuple[int, int]], aspect: float) -> list[str]:
-    lines = []
-    if len(sizes) > 1:
-        lines.append(f"{strip.name}: frames of different sizes ({_size_text(sizes)}); all are resized")
-    (width, height), _ = sizes.most_common(1)[0]
-    if abs(math.log(width / height / aspect)) > 0.05:
-        lines.append(
-            f"{strip.name}: frames are {width}x{height} (width x height); "
-            "data.width and data.height have other proportions, so they are stretched"
-        )
-    return lines
-
-
-def _size_text(sizes: Counter[tuple[int, int]]) -> str:
-    texts = [f"{width}x{height}: {count}" for (width, height), count in sizes.most_common(SIZES_NAMED)]
-    return ", ".join(texts) + (", ..." if len(sizes) > SIZES_NAMED else "")
-
-
-def _summary(strip: Strip, clips: Sequence[tuple[str, int, int]], sizes: Counter[tuple[int, int]]) -> str:
+def _summary(strip: Strip, clips: Sequence[tuple[str, int, int]], sizes: Sizes) -> str:
     (width, height), _ = sizes.most_common(1)[0]
     frames, labels, size = len(strip.frames), len(strip.labels), f"{width}x{height}"
     if strip.split == "test":

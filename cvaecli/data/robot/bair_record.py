@@ -53,7 +53,7 @@ def read_record(name: str, record: tfrecord.Record) -> BairRecord:
     if not steps:
         raise RecordError("no robot trajectory (no 0/action); give BAIR robot pushing records")
     if steps[-1] != len(steps) - 1:
-        raise RecordError(f"its steps are {spans(steps)}, they must be 0, 1, ... without a gap; mend it")
+        raise RecordError(f"its steps are {spans(steps)}, they must be 0, 1, ... without a gap; correct it")
     lacks = [
         f"{step}/{part}"
         for step in steps
@@ -93,7 +93,7 @@ def _numbers(features: dict[str, Values], steps: int, part: str, usual: int) -> 
                 f"{step}/{part} has {len(row)} numbers, {need} are needed; write the file again"
             )
         if not np.isfinite(row).all():
-            raise RecordError(f"{step}/{part} has a number that is not finite (nan or inf); mend it")
+            raise RecordError(f"{step}/{part} has a number that is not finite (nan or inf); correct it")
     return np.stack(rows)
 
 

@@ -88,7 +88,7 @@ def _column_faults(
             "add the missing ones, or, for another robot, name the columns in a first row"
         ]
     lines = [
-        f"{name} row {index + 1 + named}: {_columns(counts[index])}, {wanted} are needed; mend the row"
+        f"{name} row {index + 1 + named}: {_columns(counts[index])}, {wanted} are needed; correct the row"
         for index in wrong
     ]
     return capped(lines, name)
@@ -106,7 +106,9 @@ def _cell_faults(
     for row, column in zip(*np.nonzero(~(np.abs(values) <= limit)), strict=True):
         cell = body[row][column]
         what = "empty" if not cell else f"{cell[:20]!r} is not a finite number"
-        lines.append(f"{name} row {row + 1 + named}, column {column + 1} ({names[column]}): {what}; mend it")
+        lines.append(
+            f"{name} row {row + 1 + named}, column {column + 1} ({names[column]}): {what}; correct it"
+        )
     return capped(lines, name)
 
 

@@ -36,10 +36,10 @@ from ..images import (
     relative,
 )
 from ..kinds import Progress
-from ..report import Report, capped
+from ..report import Report, Sizes, capped
 from . import csv_table, trajectories
 from .condition import COLUMNS, Floats, shifted_condition
-from .trajectories import Sizes, Trajectory
+from .trajectories import Trajectory
 
 TABLES = {"actions.csv": "actions", "endeffector_positions.csv": "positions"}
 """A trajectory's tables, and which part of the condition each holds."""
@@ -119,7 +119,7 @@ class Folders:
                 condition[start:stop] = shifted_condition(*numbers[folder.name])
                 items.append(Trajectory(split, folder.name, start, stop, split))
                 start = stop
-        trajectories.finish(writer, found, items, by_split, columns, sizes, width / height)
+        trajectories.finish(writer, found, items, by_split, columns, sizes, height, width)
         writer.source = f"robot folders in {self.root}"
         writer.warnings = list(found.warnings)
         return found

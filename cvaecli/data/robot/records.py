@@ -29,13 +29,13 @@ from .. import cache
 from ..cache import Writer
 from ..images import File, entries, link_fault, relative
 from ..kinds import Progress
-from ..report import Report, capped
+from ..report import Report, Sizes, capped
 from . import tfrecord, trajectories
 from .bair_record import BairRecord, copy_frames, read_record
 from .condition import COLUMNS, Floats, column_names, shifted_condition
 from .folders import natural
 from .tfrecord import RecordError
-from .trajectories import Sizes, Trajectory
+from .trajectories import Trajectory
 
 SUFFIXES = (".tfrecords", ".tfrecord")
 MEGABYTE = 1024 * 1024
@@ -66,7 +66,9 @@ class Records:
         if not there:
             split = {"test": "test", "validate": "val", "val": "val"}.get(self.base.name, "train")
             there = {split: [self.base]}
-            self.report.warnings.append(f"{self.base}: record files without train or test; taken as {split}")
+            self.report.warnings.append(
+                f"{self.base}: record files without a train or test folder; used as {split}"
+            )
         for split, paths in there.items():
             self.by_split[split] = [file for path in paths for file in self._list(path)]
             if not self.by_split[split] and not self.report.faults:
@@ -168,7 +170,7 @@ class Conversion:
         count = len(part["trajectories"])
         if named and count != (says := int(named[2]) - int(named[1]) + 1):
             self.found.warnings.append(
-                f"{file.name}: holds {count} of the {says} trajectories that its name says"
+                f"{file.name}: holds {count} of the {says} trajectories that its name says; is it complete?"
             )
         for name in ("frames", "condition"):
             self.writer.adopt(f"{array}-{name}", key, name)
@@ -185,14 +187,14 @@ class Conversion:
         """Names the clips and adds what there is to the report."""
         assert self._first is not None
         numbers = {split: np.concatenate(tables) for split, tables in self._numbers.items()}
-        columns, (height, width) = column_names(*self._first[1]), self.size
+        columns = column_names(*self._first[1])
         if self._first[1] != (usual := (len(COLUMNS["actions"]), len(COLUMNS["positions"]))):
             self.found.warnings.append(
-                f"{self._first[1][0]} actions and {self._first[1][1]} positions a step, BAIR has "
-                f"{usual[0]} and {usual[1]}; taken as they are"
+                f"{self._first[1][0]} actions and {self._first[1][1]} positions per step, BAIR has "
+                f"{usual[0]} and {usual[1]}; used as they are"
             )
         trajectories.finish(
-            self.writer, self.found, self._trajectories, numbers, columns, self._sizes, width / height
+            self.writer, self.found, self._trajectories, numbers, columns, self._sizes, *self.size
         )
 
     def _agree(self, name: str, columns: tuple[int, int]) -> bool:
@@ -200,7 +202,7 @@ class Conversion:
         first, wanted = self._first = self._first or (name, columns)
         if columns != wanted:
             self.found.faults.append(
-                f"{name}: {columns[0]} actions and {columns[1]} positions a step, {first} has "
+                f"{name}: {columns[0]} actions and {columns[1]} positions per step, {first} has "
                 f"{wanted[0]} and {wanted[1]}; all must have the same"
             )
         return columns == wanted

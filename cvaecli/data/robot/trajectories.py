@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +10,13 @@ from typing import NamedTuple
 from ..cache import Rows, Writer
 from ..images import link_fault, relative
 from ..kinds import parts
-from ..report import Report, capped
+from ..report import Report, Sizes, capped, size_warnings
 from .condition import Floats
-
-Sizes = Counter[tuple[int, int]]
-"""How often each (width, height) occurs."""
 
 FOLDERS = {"train": ("train",), "val": ("validate", "val"), "test": ("test",)}
 """The folders that may hold a split."""
 BORROWED = 0.05
 """Share of the training trajectories that serve as val where there is no val split."""
-SIZES_NAMED = 3
 
 
 class Trajectory(NamedTuple):
@@ -65,7 +59,8 @@ def finish(
     numbers: Mapping[str, Floats],
     columns: Mapping[str, Sequence[str]],
     sizes: Mapping[str, Sizes],
-    aspect: float,
+    height: int,
+    width: int,
 ) -> None:
     """Names the clips in ``writer``, whose arrays are filled, and adds warnings and the summary to ``found``.
 
@@ -76,7 +71,7 @@ def finish(
         numbers: by split, the actions and positions as they are in the files, ``[frames, A + P]``.
         columns: names of the columns of ``actions`` (A) and ``positions`` (P).
         sizes: by split, how often each (width, height) occurs in the files.
-        aspect: width / height of the frames after resizing.
+        height, width: frame size after resizing, in pixels.
     """
     writer.condition_parts = parts(columns)
     names = [name for part in columns.values() for name in part]
@@ -87,11 +82,14 @@ def finish(
         count = max(1, round(BORROWED * len(train)))
         borrowed = set(train[-count:])
         found.warnings.append(
-            f"val: no such split; the last {count} of {len(train)} train trajectories serve instead "
-            f"({train[-count].name} on) and are not trained on"
+            f"val: there is no val split; the last {count} of {len(train)} train trajectories "
+            f"(from {train[-count].name} on) are used for validation and not for training"
         )
     elif "val" not in present and train:
-        found.warnings.append("val: no such split, and train has no trajectory to spare; nothing to validate")
+        found.warnings.append(
+            "val: there is no val split and train has one trajectory only, so nothing can be validated"
+        )
+    found.warnings += size_warnings({split: seen for split, seen in sizes.items() if seen}, height, width)
     clips: dict[str, list[Trajectory]] = {split: [] for split in FOLDERS}
     for item in trajectories:
         clips["val" if item in borrowed else item.split].append(item)
@@ -102,23 +100,7 @@ def finish(
             writer.clip(split, item.name, rows[0], rows[1])
         if items:
             home = items[0].split
-            found.warnings += _size_warnings(split, sizes[home], aspect) if home == split else []
             found.summary += _summary(split, items, numbers[home], names, sizes[home])
-
-
-def _size_warnings(split: str, sizes: Sizes, aspect: float) -> list[str]:
-    lines = []
-    if len(sizes) > 1:
-        texts = [f"{width}x{height}: {count}" for (width, height), count in sizes.most_common(SIZES_NAMED)]
-        dots = ", ..." if len(sizes) > SIZES_NAMED else ""
-        lines.append(f"{split}: frames of different sizes ({', '.join(texts)}{dots}); all are resized")
-    (width, height), _ = sizes.most_common(1)[0]
-    if abs(math.log(width / height / aspect)) > 0.05:
-        lines.append(
-            f"{split}: frames are {width}x{height} (width x height); "
-            "data.width and data.height have other proportions, so they are stretched"
-        )
-    return lines
 
 
 def _summary(
