@@ -104,9 +104,9 @@ ALLOWED = {
     "run": {"errors", "config", "files", "terms"},
     "checkpoint": {"config", "data", "errors", "files", "run"},
     "config": {"config", "data", "errors", "models"},
-    "sweeping": {"config", "errors", "run", "sweeping"},
+    "sweeping": {"config", "errors", "files", "run", "sweeping"},
     "data": {"data", "errors"},
-    "pages": {"pages", "plots", "media", "errors"},
+    "pages": {"errors", "files", "media", "pages", "plots", "tables"},
     "synthetic": {"data", "errors", "synthetic"},
 }
 """Layers and the layers that they may import."""

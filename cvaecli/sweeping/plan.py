@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config.loading import find, from_dict, load, parse_yaml
+from ..config.loading import find, from_dict, load, parse_yaml, sections
 from ..config.schema import RunConfig
 from ..errors import UserError
-from ..run import write_text
+from ..files import write_text
 
 FILE = "sweep.yaml"
 """The plan's file in the sweep's folder."""
@@ -258,7 +258,7 @@ class Plan(BaseModel):
             fixed=fixed,
             trials=trials,
             storage=without_password(storage) if storage else "journal",
-            config=parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {},
+            config=sections(config)[0],
         )
         plan.check()
         return plan
