@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config.loading import find, from_dict, load, parse_yaml, sections
+from ..config.loading import from_dict, load, parse_yaml, sections
 from ..config.schema import RunConfig
 from ..errors import UserError
 from ..files import write_text
@@ -250,7 +250,6 @@ class Plan(BaseModel):
         vary = [argument for argument in arguments if _varies(argument)]
         fixed = [argument for argument in arguments if argument not in vary]
         load(config)  # tells what is wrong with the file
-        path = find(config)
         plan = cls(
             kind="grid" if trials is None else "search",
             source=config,
