@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import checkpoint as checkpoints
 from ..data.clip import VideoData
-from ..engine.distributed import LostProcessError, World, losses
+from ..engine.distributed import LostProcessError, World, detecting_lost_processes
 from ..engine.fit import EpochEvent, StepEvent, Trainer
 from ..errors import ToldElsewhereError
 from ..reporter import Reporter
@@ -85,7 +85,7 @@ def _losses_told(run: Run, world: World) -> Iterator[None]:
     """One process tells that another is gone, and notes it in the run: the first, or if that is the one that
     is gone the next."""
     try:
-        with losses():
+        with detecting_lost_processes():
             yield
     except LostProcessError as error:
         patience = time.monotonic() + (0 if world.leads else 2 + world.rank / 4)
