@@ -16,8 +16,7 @@ from .. import evaluations
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
-from ..engine.evaluate import evaluate, share, together
-from ..engine.scores import Evaluation
+from ..engine.evaluate import Evaluation, evaluate, share, together
 from ..errors import UserError
 from ..evaluations import ClipFrames
 from ..media import panels
