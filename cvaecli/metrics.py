@@ -11,6 +11,11 @@ def shown(x_hat: Tensor) -> Tensor:
     return torch.nan_to_num(x_hat.float().clamp(0, 1), nan=0.0)
 
 
+def not_finite(x_hat: Tensor) -> Tensor:
+    """Which predicted frames hold a NaN or an infinity: ``[B, T, C, H, W] -> [B, T]``, boolean."""
+    return ~x_hat.isfinite().all(-1).all(-1).all(-1)
+
+
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean squared error over C, H, W of predictions as ``shown``: ``[B, T, C, H, W] -> [B, T]``."""
     return (shown(x_hat) - x.float()).square().mean((-3, -2, -1))

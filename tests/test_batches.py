@@ -125,6 +125,35 @@ def test_steps_per_epoch_goes_round_the_windows_in_new_orders() -> None:
     assert drawn(one, 0, 6) == drawn(one)[6:]
 
 
+def windows_of_epochs(one: Sampler, epochs: range, length: int = 4) -> list[list[int]]:
+    """Numbers of the windows (of ``length`` frames, in one clip) that each epoch draws."""
+    return [[frames[0] // length for _, frames in flat(drawn(one, epoch))] for epoch in epochs]
+
+
+def test_without_shuffling_a_short_epoch_goes_on_where_the_last_one_stopped() -> None:
+    one = sampler([40], shuffle=False, steps_per_epoch=2, batch_size=2)
+    assert windows_of_epochs(one, range(4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1], [2, 3, 4, 5]]
+    assert windows_of_epochs(one, range(2, 3)) == [[8, 9, 0, 1]], "a function of the epoch"
+    assert drawn(one, 2, 1) == drawn(one, 2)[1:]
+
+
+def test_without_shuffling_whole_epochs_begin_at_the_start() -> None:
+    one = sampler([40], shuffle=False, batch_size=3)
+    assert windows_of_epochs(one, range(2)) == [[*range(9)]] * 2
+
+
+def test_without_shuffling_the_epochs_after_the_fast_ones_begin_at_the_start() -> None:
+    fast = {"fast_epochs": 3, "fast_partial": 0.5}
+    one = sampler([40], shuffle=False, steps_per_epoch=1, batch_size=3, **fast)
+    assert windows_of_epochs(one, range(5)) == [
+        [0, 1, 2],
+        [3, 4, 0],
+        [1, 2, 3],
+        [0, 1, 2],
+        [3, 4, 5],
+    ]
+
+
 def test_fast_epochs_use_the_beginning_only() -> None:
     one = sampler([40, 40], shuffle=False, batch_size=1, fast_epochs=2, fast_partial=0.25)
     assert [one.steps(epoch) for epoch in range(3)] == [5, 5, 20]
@@ -265,9 +294,3 @@ def test_zoom_keeps_a_flat_picture_and_changes_another() -> None:
     out = augment(frames, torch.full_like(labels, 0.3), AugmentConfig(zoom=0.2), stream(0, "augment"))
     torch.testing.assert_close(out[1], torch.full_like(labels, 0.3))
     assert not torch.allclose(out[0], frames, atol=1e-3)
-
-
-def test_vectors_are_untouched_by_augmentation() -> None:
-    frames, _ = pictures()
-    vectors = torch.rand(6, 3, 5)
-    assert augment(frames, vectors, AugmentConfig(flip=1, shift=(1, 1)), stream(0, "augment"))[1] is vectors

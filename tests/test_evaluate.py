@@ -17,7 +17,7 @@ from cvaecli.data.clip import Clip
 from cvaecli.engine.evaluate import evaluate, predicted_frames
 from cvaecli.engine.rollout import rollout
 from cvaecli.engine.scores import ClipScore, Evaluation
-from cvaecli.models.base import VideoCVAE
+from cvaecli.models.base import State, Step, VideoCVAE
 from cvaecli.objective import kl_divergence
 from cvaecli.seeding import frame_noise
 
@@ -195,3 +195,22 @@ def test_a_rollout_that_runs_off_to_nan_is_scored_as_black() -> None:
     one = score(model, [CLIPS[0]]).clips[0]
     truth = CLIPS[0].frames[1:] / 255
     np.testing.assert_allclose(one.psnr[0], -10 * np.log10((truth**2).mean((1, 2, 3))), atol=1e-3)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_frames_with_a_nan_or_an_infinity_are_counted(broken: float) -> None:
+    class RunsOff(AddingCVAE):
+        """Finite up to its fourth step."""
+
+        def step(self, state: State, *args: Any, **kwargs: Any) -> tuple[Step, State]:
+            step, new = super().step(state, *args, **kwargs)
+            if state[0][0] >= 3:
+                step.x_hat[:, 0, 0, 0] = broken
+            return step, new
+
+    for chunk in (2, 64):
+        scores = score(RunsOff(), samples=2, chunk=chunk)
+        assert [one.nan_frames for one in scores.clips] == [2 * 3, 2 * 3, 2 * 1], "of both samples"
+        summary = scores.summary()
+        assert summary["nan_frames"] == 14 and [c["nan_frames"] for c in summary["clips"]] == [6, 6, 2]
+    assert score(AddingCVAE()).summary()["nan_frames"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -21,15 +22,17 @@ from torch import Tensor, nn
 
 from cvaecli.api.loading import build_model
 from cvaecli.config.schema import RunConfig
+from cvaecli.data.clip import Clip
 from cvaecli.engine.averaging import WeightAverage, interpolate
 from cvaecli.engine.batches import Batch, batches
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
-from cvaecli.errors import CvaeError
+from cvaecli.errors import CvaeError, UserError
 from cvaecli.models.anchored import AnchoredCVAE
 from cvaecli.models.base import Gaussian, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseCVAE
 from cvaecli.models.reference import ReferenceCVAE
 from cvaecli.schedules import learning_rate
+from cvaecli.terms import TRAIN_TERMS
 
 TOY = {"grad_clip": None, "shuffle": False, "log_every": 1}
 
@@ -290,6 +293,7 @@ class _WithKL(AddingCVAE):
         ({"weight": 1}, 2 * 0.6),  # d/dm of m^2
         ({"weight": 0.01}, 0.01 * 2 * 0.6),
         ({"weight": 1, "reduction": "mean"}, 0.6),  # of 2 dimensions
+        ({"weight": 1, "reduction": "pixel"}, 2 * 0.6 / (3 * 8 * 8)),
         ({"weight": 1, "free_bits": 0.3}, 2 * 0.6),
         ({"weight": 1, "free_bits": 0.4}, 0.0),
         ({"weight": 1, "stop": 0.25}, 0.25 * 2 * 0.6),
@@ -303,11 +307,79 @@ def test_the_kl_terms_weight(kl: dict[str, Any], gradient: float) -> None:
     assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
 
 
-def test_the_loss_is_reconstruction_and_weighted_kl_per_frame() -> None:
-    trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "stop": 0.5, "weight": 0.1})
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_weight_per_pixel_is_the_lower_bound_at_every_frame_size(size: int) -> None:
+    """Per-pixel reconstruction and KL / (C H W) are the lower bound divided by the number of pixel values."""
+    config = make_config(
+        data={"height": size, "width": size},
+        train={**TOY, "recon": "optimal_sigma"},
+        kl={"schedule": "none", "weight": 1, "reduction": "pixel"},
+    )
+    trainer = Trainer(_WithKL(0.6), config, CPU, [make_clip(17, "a", size=size)], [make_clip(6, size=size)])
     terms = first_step(trainer).terms
-    assert terms is not None
-    assert terms["loss"] == pytest.approx(terms["recon"] + 0.5 * 0.1 * terms["kl"], rel=1e-5)
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
+    bound = 3 * size * size * terms["recon"] + 0.36  # nats a frame, constants left out
+    assert 3 * size * size * terms["loss"] == pytest.approx(bound, rel=1e-5)
+    _, epochs = run_events(trainer)
+    row = epochs[-1].row
+    assert row["val/loss"] == pytest.approx(row["val/recon"] + row["val/kl"] / (3 * size * size), rel=1e-6)
+
+
+MOVING = {"schedule": "monotonic", "ratio": 1.0, "weight": 0.1}  # beta moves with every step
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize(
+    ("kl", "train"),
+    [
+        (MOVING, {}),
+        ({**MOVING, "reduction": "mean"}, {}),
+        ({**MOVING, "reduction": "pixel", "weight": 100}, {}),
+        ({**MOVING, "free_bits": 5.0}, {}),
+        (MOVING, {"batch_size": 4, "prior_share": 0.25}),
+        (MOVING, {"batch_size": 4, "accumulate": 2, "time_reduction": "mean"}),
+    ],
+)
+def test_the_loss_is_reconstruction_and_weighted_kl(
+    kl: dict[str, Any], train: dict[str, Any], log_every: int
+) -> None:
+    """In every row, of training and of validation, whatever moves within it."""
+    settings = {"epochs": 3, "batch_size": 2, "window": 3, "log_every": log_every, **train}
+    steps, epochs = run_events(make_trainer(make_config(train=settings, kl=kl)))
+    rows = [event.terms for event in steps if event.terms]
+    rows += [{k.removeprefix("train/"): v for k, v in event.row.items()} for event in epochs]  # type: ignore[misc]
+    rows += [{k.removeprefix("val/"): v for k, v in event.row.items()} for event in epochs]  # type: ignore[misc]
+    assert any(row["kl_weighted"] > 1e-3 for row in rows)
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["recon"] + row["kl_weighted"], rel=1e-6)
+
+
+def test_the_weighted_kl_is_its_formula() -> None:
+    """beta * weight * mean(max(kl, free bits)); in validation with the beta of the last step."""
+    kl = {"schedule": "values", "values": [0.5, 1.0], "weight": 0.1, "free_bits": 0.5}
+    trainer = toy_trainer(_WithKL(0.6), kl=kl, train={"epochs": 2})
+    terms = first_step(trainer).terms
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5)
+    assert terms["kl_weighted"] == pytest.approx(0.5 * 0.1 * 0.5, rel=1e-5), "at least the free bits"
+    trainer = make_trainer(make_config(kl={**kl, "free_bits": 3.0}))
+    _, epochs = run_events(trainer)
+    for event, beta in zip(epochs, (0.5, 1.0), strict=True):
+        assert event.evaluation is not None
+        curves = [np.maximum(clip.kl, 3.0).mean() for clip in event.evaluation.clips]
+        assert event.row["val/kl_weighted"] == pytest.approx(beta * 0.1 * np.mean(curves), rel=1e-6)
+        assert event.row["val/kl"] == pytest.approx(np.mean([c.kl.mean() for c in event.evaluation.clips]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_the_prior_share_does_not_change_the_ratio_of_reconstruction_to_kl(share: float) -> None:
+    """Recon : KL is 1 : weight on the rows that have a KL term, whatever the share of rows without one."""
+    train = {"batch_size": 4, "prior_share": share, "window": 4}
+    trainer = toy_trainer(_WithKL(0.6), kl={"schedule": "none", "weight": 0.1}, train=train)
+    terms = first_step(trainer).terms
+    posterior = 1 - share  # of the rows, so of the sum that is divided by all rows
+    assert trainer.model.m.grad.item() == pytest.approx(3 * posterior * 0.1 * 2 * 0.6, rel=1e-5)
+    assert terms is not None and terms["kl"] == pytest.approx(0.36, rel=1e-5), "nats, over the posterior rows"
+    assert terms["loss"] == pytest.approx(terms["recon"] + posterior * 0.1 * 0.36, rel=1e-5)
 
 
 def test_mean_over_time_divides_the_gradient_not_the_report() -> None:
@@ -448,7 +520,7 @@ def test_an_epochs_row_is_the_mean_of_its_steps(log_every: int) -> None:
     for event in epochs:
         mine = [step.terms for step in steps if step.epoch == event.epoch]
         assert len(mine) == 4
-        for name in ("loss", "recon", "kl", "grad_norm"):
+        for name in TRAIN_TERMS:
             mean = sum(terms[name] for terms in mine if terms) / len(mine)
             assert event.row[f"train/{name}"] == pytest.approx(mean, rel=1e-9)
         assert event.row["step"] == 4 * (event.epoch + 1)
@@ -473,24 +545,30 @@ def test_validations_and_the_best_of_them() -> None:
     assert [event.best for event in epochs] == best
 
 
-def test_a_validation_that_is_not_a_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(make_config(train={"epochs": 1}))
-    real = trainer.evaluate
+def test_a_validation_with_nan_frames_is_never_the_best() -> None:
+    """It has a finite PSNR: such a frame is scored as black."""
 
-    def broken() -> Any:
-        evaluation = real()
-        evaluation.clips[0].psnr[:] = math.nan
-        return evaluation
+    class RunsOff(AddingCVAE):
+        broken = True
 
-    monkeypatch.setattr(trainer, "evaluate", broken)
-    _, (event,) = run_events(trainer)
-    assert not event.best and trainer.best_psnr is None
+        def step(self, *args: Any, **kwargs: Any) -> tuple[Step, State]:
+            step, state = super().step(*args, **kwargs)
+            if self.broken and not self.training:
+                step = step._replace(x_hat=step.x_hat * math.nan)
+            return step, state
 
-
-def test_validation_loss_has_the_epochs_beta() -> None:
-    _, epochs = run_events(make_trainer(make_config(kl={"schedule": "none", "stop": 0.5, "weight": 0.1})))
-    row = epochs[-1].row
-    assert row["val/loss"] == pytest.approx(row["val/recon"] + 0.05 * row["val/kl"])
+    model = RunsOff()
+    config = make_config(train={**TOY, "epochs": 2}, optim={"lr": 1e-4})
+    trainer = Trainer(model, config, CPU, [make_clip(17, "a")], [make_clip(6, "v")])
+    epochs = []
+    for event in trainer.events():
+        if isinstance(event, EpochEvent):
+            epochs.append(event)
+            model.broken = False
+    assert [event.best for event in epochs] == [False, True]
+    assert [event.row["val/nan_frames"] for event in epochs] == [5, 0]
+    assert math.isfinite(epochs[0].row["val/psnr"] or math.nan)
+    assert trainer.best_psnr == epochs[1].row["val/psnr"]
 
 
 def test_max_steps_stops_within_an_epoch_and_schedules_do_not_know() -> None:
@@ -526,6 +604,32 @@ def test_no_mode_leaks_to_the_consumer() -> None:
         assert not torch.is_autocast_enabled("cpu")
 
 
+# --- which batches ------------------------------------------------------------------------------------
+
+
+def test_the_pose_model_may_train_on_pairs() -> None:
+    """The given frame then comes from anywhere in the clip, so that copying it is of no use."""
+
+    def trainer(sampling: str | None) -> Trainer:
+        train = {"sampling": sampling, "window": 2, "batch_size": 2, "epochs": 4, "shuffle": False}
+        return make_trainer(make_config(train=train), [make_clip(40)])
+
+    def distances(one: Trainer) -> set[int]:
+        frames = [frame for epoch in range(4) for _, frame in one.sampler.epoch(epoch)]
+        return {last - first for pairs in frames for first, last in pairs.tolist()}
+
+    assert distances(trainer(None)) == distances(trainer("windows")) == {1}
+    assert len(distances(trainer("pairs"))) > 20
+    steps, _ = run_events(trainer("pairs"))
+    assert len(steps) == 4 * 40 / 2, "every frame of the clip is predicted once an epoch"
+
+
+def test_a_model_of_pairs_may_train_on_windows() -> None:
+    config = make_config(train={**TOY, "sampling": "windows", "window": 2}, teacher_forcing=None)
+    trainer = Trainer(ReferenceToy(), config, CPU, [make_clip(20)], [])
+    assert all((frame[:, 1] - frame[:, 0] == 1).all() for _, frame in trainer.sampler.epoch(0))
+
+
 # --- what goes wrong ----------------------------------------------------------------------------------
 
 
@@ -542,6 +646,19 @@ def test_a_loss_that_is_not_finite_names_its_term_and_step(model: VideoCVAE, ter
         run_events(trainer)
     assert f"{term} is" in caught.value.message and "step 1 " in caught.value.message and caught.value.hint
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("augment", [{"flip": 0.5}, {"shift": [0, 1]}, {"zoom": 0.1}])
+def test_augmentation_is_refused_where_conditions_are_vectors(augment: dict[str, Any]) -> None:
+    """A mirrored or shifted picture would keep the actions and positions of the real one."""
+    still = make_clip(9)
+    vectors = Clip("arm", still.frames, np.zeros((9, 7), dtype=np.float32))
+    config = make_config(train={**TOY, "augment": augment})
+    with pytest.raises(UserError, match=r"train\.augment\.(flip|shift|zoom)") as caught:
+        Trainer(AddingCVAE(), config, CPU, [vectors], [])
+    assert caught.value.hint
+    Trainer(AddingCVAE(), config, CPU, [still], [])
+    Trainer(AddingCVAE(), make_config(train=TOY), CPU, [vectors], [])
 
 
 @pytest.mark.parametrize("log_every", [1, 4])

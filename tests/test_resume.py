@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_config, make_trainer, run_events, write_set
+from helpers import make_clip, make_config, make_trainer, run_events, write_set
 
 from cvaecli import api, checkpoint
 from cvaecli.config.schema import RunConfig
@@ -30,7 +30,6 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "epochs": 4,
         "batch_size": 1,
         "log_every": 3,
-        "ema": 0.9,
         "interpolate_every": 2,
         "augment": {"flip": 0.5, "shift": [1, 1], "zoom": 0.1},
     },
@@ -38,6 +37,8 @@ EVERYTHING: dict[str, dict[str, Any]] = {
     "optim": {"name": "adamw", "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.01},
     "kl": {"schedule": "cyclical", "cycles": 2},
 }
+AVERAGED = {**EVERYTHING, "train": {**EVERYTHING["train"], "interpolate_every": 0, "ema": 0.9}}
+"""The other kind of average of weights; the two exclude each other."""
 
 
 def assert_equal(a: Any, b: Any, where: str = "") -> None:
@@ -82,10 +83,11 @@ def continued(config: RunConfig, stop: Callable[[Any], bool]) -> Trainer:
 # --- the engine ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 8])
-def test_resumed_after_any_step_equals_uninterrupted(step: int) -> None:
+def test_resumed_after_any_step_equals_uninterrupted(step: int, sections: dict[str, Any]) -> None:
     """4 steps an epoch: within an epoch, after its last step, and in the epoch after a blend of weights."""
-    config = make_config(**EVERYTHING)
+    config = make_config(**sections)
     whole = make_trainer(config)
     run_events(whole)
     resumed = continued(config, lambda event: isinstance(event, StepEvent) and event.step == step)
@@ -94,8 +96,9 @@ def test_resumed_after_any_step_equals_uninterrupted(step: int) -> None:
     assert_equal(dict(resumed.trained.state_dict()), dict(whole.trained.state_dict()))
 
 
-def test_resumed_after_an_epoch_equals_uninterrupted() -> None:
-    config = make_config(**EVERYTHING)
+@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
+def test_resumed_after_an_epoch_equals_uninterrupted(sections: dict[str, Any]) -> None:
+    config = make_config(**sections)
     whole = make_trainer(config)
     run_events(whole)
     resumed = continued(config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1)
@@ -112,6 +115,20 @@ def test_taking_the_state_changes_nothing() -> None:
             assert one is two
         else:
             assert {**one, "time": 0} == {**two, "time": 0}
+
+
+@pytest.mark.parametrize(
+    "override", ["eval.frames=2", "eval.clips=1", "eval.samples=2", "eval.prior=mean", "eval.batch_size=1"]
+)
+def test_a_best_value_of_another_protocol_is_not_compared(override: str) -> None:
+    """A validation of fewer frames or more samples has another PSNR for the same weights."""
+    val = [make_clip(6, "v", seed=2), make_clip(6, "w", seed=3)]
+    first = make_trainer(make_config(), val=val)
+    run_events(first)
+    second = make_trainer(make_config(override), val=val)
+    second.load_state_dict(stored(first.state_dict()), stored(first.trained.state_dict()))
+    same = override == "eval.batch_size=1"
+    assert first.best_psnr is not None and second.best_psnr == (first.best_psnr if same else None)
 
 
 # --- the run folder -----------------------------------------------------------------------------------
@@ -177,6 +194,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert_runs_equal(api.resume("a", runs=tmp_path), whole)
     assert run.info()["resumed_at_step"] == step + 6
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", **AVERAGED)
+    whole = api.train(config, name="whole", runs=tmp_path)
+    with pytest.raises(InterruptedRun):
+        api.train(config, name="a", runs=tmp_path, reporter=Interrupts(7))
+    assert_runs_equal(api.resume("a", runs=tmp_path), whole)
 
 
 class InterruptsValidation(Silent):
@@ -278,6 +303,83 @@ def test_the_same_data_may_have_moved(data: Path, whole: Run, tmp_path: Path) ->
 def test_what_would_make_it_another_run_is_refused(whole: Run, override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0]):
         api.resume(whole.path, [override])
+
+
+class Warnings(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_more_epochs_that_move_a_schedule_are_reported_and_recorded(whole: Run, tmp_path: Path) -> None:
+    """Cyclical beta and cosine lr refer to the whole length: at the old end both start anew."""
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    reporter = Warnings()
+    api.resume(copy.path, ["train.epochs=8", "train.max_steps=21"], reporter=reporter)
+    (change,) = copy.info()["schedule_changes"]
+    rows = read_rows(copy.path / "metrics.csv")
+    assert change["step"] == 20 and change["total_steps"] == [20, 40]
+    assert change["changed"] == {"train.epochs": [4, 8], "train.max_steps": [None, 21]}
+    for name in ("beta", "lr", "tfr"):
+        old, new = change[name]
+        assert old == pytest.approx(float(rows[3][name])) and new == pytest.approx(float(rows[4][name]))
+    assert change["beta"] == [1, 0] and change["lr"][0] == 0 < change["lr"][1]
+    (line,) = reporter.lines
+    for text in ("train.epochs 4 -> 8", "at step 20 beta 1 -> 0, lr 0 -> 0.000", "no longer compares"):
+        assert text in line, line
+    later = Warnings()
+    api.resume(copy.path, ["train.max_steps=22"], reporter=later)
+    assert later.lines == [] and copy.info()["schedule_changes"] == [change]
+
+
+def test_a_change_that_was_never_saved_is_forgotten(whole: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    for _ in range(2):  # the first is killed before it saves
+        with pytest.raises(InterruptedRun):
+            api.resume(copy.path, ["train.epochs=8"], reporter=Interrupts(21))
+        assert len(copy.info()["schedule_changes"]) == 1
+        shutil.copy(whole.checkpoint_path("last"), copy.checkpoint_path("last"))
+    api.resume(copy.path)
+    assert copy.info()["schedule_changes"] == []
+
+
+def test_more_epochs_that_move_nothing_are_as_if_asked_for_at_once(data: Path, tmp_path: Path) -> None:
+    plain = ("kl.schedule=none", "optim.schedule=constant", "optim.warmup_steps=0", "train.ema=null")
+    run = api.train(settings(data, *plain, "train.epochs=1"), name="a", runs=tmp_path)
+    reporter = Warnings()
+    api.resume(run.path, ["train.epochs=2"], reporter=reporter)
+    assert reporter.lines == [] and "schedule_changes" not in run.info()
+    at_once = api.train(settings(data, *plain, "train.epochs=2"), name="b", runs=tmp_path)
+    one, other = (checkpoint.load(r.checkpoint_path("last"))["model"] for r in (run, at_once))
+    assert_equal(one, other)
+
+
+def test_another_batch_size_is_another_training(whole: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    reporter = Warnings()
+    api.resume(copy.path, ["train.batch_size=2"], reporter=reporter)
+    assert "train.batch_size 1 -> 2" in reporter.lines[0]
+    assert copy.info()["schedule_changes"][0]["changed"] == {"train.batch_size": [1, 2]}
+
+
+def test_another_protocol_chooses_the_best_anew(data: Path, tmp_path: Path) -> None:
+    run = api.train(settings(data, "train.max_steps=5"), name="a", runs=tmp_path)
+    last = checkpoint.load(run.checkpoint_path("last"))
+    last["trainer"]["best_psnr"] = 99.0  # a score that the new protocol cannot reach
+    checkpoint.save(run, "last", last)
+    best = checkpoint.load(run.checkpoint_path("best"))["step"]
+    reporter = Warnings()
+    api.resume(run.path, ["eval.frames=2", "train.max_steps=10"], reporter=reporter)
+    assert checkpoint.load(run.checkpoint_path("best"))["step"] == 10 > best
+    assert any("eval.frames None -> 2" in line and "chosen anew" in line for line in reporter.lines)
+    assert run.info()["eval_changes"] == [{"step": 5, "changed": {"eval.frames": [None, 2]}}]
+    again = Warnings()
+    api.resume(run.path, ["train.max_steps=11", "eval.batch_size=1"], reporter=again)
+    assert again.lines == [], "the same protocol, in other pieces"
 
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from helpers import make_config, make_trainer
 
 from cvaecli import checkpoint as checkpoints
 from cvaecli.errors import CvaeError, UserError
-from cvaecli.run import METRIC_COLUMNS, Run, describe_environment, find, read_rows, write_text
+from cvaecli.files import write_text
+from cvaecli.run import METRIC_COLUMNS, Run, describe_environment, find, read_rows
 
 
 def saved(run: Run, name: str = "last", **values: Any) -> Path:
@@ -160,7 +161,7 @@ def test_an_epoch_has_one_row(tmp_path: Path) -> None:
     assert [row["step"] for row in read_rows(run.path / "metrics.csv")] == ["5", "10"]
 
 
-@pytest.mark.parametrize("cut", range(1, 30, 4))
+@pytest.mark.parametrize("cut", [1, 5, 13, 21, 25, 29, 30])
 def test_a_line_cut_short_is_left_out(tmp_path: Path, cut: int) -> None:
     run = made(tmp_path, "a")
     for number in (1, 2, 3):
@@ -168,8 +169,8 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path, cut: int) -> None:
     path = run.path / "steps.csv"
     path.write_bytes(path.read_bytes()[:-cut])
     whole = [row["step"] for row in read_rows(path)]
-    # One byte is half of the line's end, its row is whole; 29 are that row and the end of the one before.
-    assert whole == {1: ["1", "2", "3"], 29: ["1"]}.get(cut, ["1", "2"])
+    # One byte is half of the line's end, its row is whole; 30 are that row and the end of the one before.
+    assert whole == {1: ["1", "2", "3"], 30: ["1"]}.get(cut, ["1", "2"])
     run.forget_after(99)
     run.add_step(step(4))
     assert [row["step"] for row in read_rows(path)] == [*whole, "4"]
@@ -236,7 +237,7 @@ def test_the_one_before_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_training_state_loads_without_running_code(tmp_path: Path) -> None:
-    trainer = make_trainer(make_config(train={"ema": 0.9, "interpolate_every": 1, "epochs": 1}))
+    trainer = make_trainer(make_config(train={"interpolate_every": 1, "epochs": 1}))
     list(trainer.events())
     run = made(tmp_path, "a")
     path = saved(run, trainer=trainer.state_dict(), model=trainer.trained.state_dict())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import CPU, make_config, write_set
 
-from cvaecli.api.streaming import Video, predicted
+from cvaecli.api.prediction import Video, predicted
 from cvaecli.data.clip import Clip
 from cvaecli.media import video as media
 from cvaecli.media.background import Consumer

@@ -30,7 +30,7 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
         UserError: no checkpoint, no data, or no true frames.
     """
     from .loading import load_data, open_run
-    from .streaming import Video, predicted
+    from .prediction import Video, predicted
 
     reporter = reporter or Silent()
     home, _, config, model, device, _ = open_run(run, ())

@@ -9,6 +9,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -16,7 +17,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from ..data.kinds import DEFAULT, KINDS
 
 
 def _expand_home(path: Path) -> Path:
@@ -52,42 +55,50 @@ class Section(BaseModel):
         return value
 
 
-BY_KIND: dict[str, dict[str, int]] = {"robot": {"height": 64, "width": 64, "n_past": 2, "n_future": 10}}
-"""Defaults of ``data`` where a kind has its own."""
+def _known_kind(value: Any) -> Any:
+    if not isinstance(value, str) or value not in KINDS:
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, KINDS))})
+    return value
+
+
+_USUAL = KINDS[DEFAULT]
 
 
 class DataConfig(Section):
-    """Which clips, at which size."""
+    """Which clips, at which size. What a kind has defaults of its own for is declared in data/kinds.py."""
 
-    kind: Literal["dance", "robot"] = "dance"
-    """Layout of the data: ``dance`` (frames and label images in train/val/test folders), or ``robot``
+    kind: Annotated[str, BeforeValidator(_known_kind)] = DEFAULT
+    """Kind of the data: ``dance`` (frames and label images in train/val/test folders), or ``robot``
     (trajectories with actions and positions, as folders or BAIR's TFRecords)."""
     root: UserPath | None = None
-    """Folder of the data set. Without one, the built-in synthetic set serves."""
-    height: Annotated[int, Field(ge=8, le=4096)] = 32
-    """Frame height in pixels after resizing (robot: 64 when unset)."""
-    width: Annotated[int, Field(ge=8, le=4096)] = 64
-    """Frame width in pixels after resizing."""
-    n_past: Positive = 1
-    """True frames given at the start of a rollout (robot: 2 when unset)."""
-    n_future: Positive | None = None
-    """Frames predicted in an evaluation (robot: 10 when unset); all that the clip has when null
-    (val_vi_len - n_past)."""
+    """Folder of the data set. When unset, the built-in synthetic set is used."""
+    height: Annotated[int, Field(ge=8, le=4096)] = _USUAL.height
+    """Frame height in pixels after resizing. Each kind has its own default."""
+    width: Annotated[int, Field(ge=8, le=4096)] = _USUAL.width
+    """Frame width in pixels after resizing. Each kind has its own default."""
+    n_past: Positive = _USUAL.n_past
+    """True frames given at the start of a rollout. Each kind has its own default."""
+    n_future: Positive | None = _USUAL.n_future
+    """Frames predicted in an evaluation; null: all that the clip has (val_vi_len - n_past). Each kind has its
+    own default."""
     cuts: Literal["auto", "none"] = "auto"
     """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
     partial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training frames used, from the start of the set (partial)."""
+    train_frames: Annotated[int, Field(ge=2)] | None = None
+    """Use only so many frames of every training clip, from its start; all when unset."""
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str):
+        if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str) or raw["kind"] not in KINDS:
             return raw
-        return {**BY_KIND.get(raw["kind"], {}), **raw}
+        return {**KINDS[raw["kind"]].defaults, **raw}
 
 
 class AugmentConfig(Section):
-    """One random change per training sample, the same for all its frames and label images."""
+    """One random change per training sample, the same for all its frames and label images. Refused where the
+    conditions are vectors: a mirrored arm would keep the actions of the real one."""
 
     flip: Fraction = 0.0
     """Probability of a horizontal flip. Labels are flipped as pictures: left and right sticks swap sides."""
@@ -119,8 +130,13 @@ class TrainConfig(Section):
     """Frames a training window, given ones included (train_vi_len)."""
     stride: Positive | None = None
     """Distance between window starts; the window's length (no overlap) when unset."""
+    sampling: Literal["windows", "pairs"] | None = None
+    """windows: consecutive frames of a clip. pairs: the given frames come from anywhere in the clip and only
+    the frames to predict are consecutive, so that copying the given frame does not pay and the label must be
+    read. The model's own when unset (pairs for the reference model, else windows)."""
     shuffle: bool = True
-    """Draw windows in random order with a random offset each epoch; the course template does neither."""
+    """Draw windows in random order with a random offset each epoch; the course template does neither. Without
+    it, an epoch of steps_per_epoch goes on where the last one stopped."""
     save_every: Annotated[int, Field(ge=0)] = 0
     """Keep a numbered checkpoint every so many epochs; 0 keeps last, previous and best only."""
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
@@ -134,8 +150,9 @@ class TrainConfig(Section):
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
     prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model
-    that is only ever told the target by the posterior leans on z (hybrid objective, Sohn et al. 2015)."""
+    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model that
+    in training always sees the target through the posterior relies on z too much (hybrid objective, Sohn et
+    al. 2015). Rounded to whole rows of the batch. The other rows keep their ratio of reconstruction to KL."""
     time_reduction: Literal["sum", "mean"] = "sum"
     """Sum (course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
@@ -155,6 +172,15 @@ class TrainConfig(Section):
     """Blend the weights with the initial ones by their cosine similarity every so many epochs; 0: never."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training pictures."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.interpolate_every and self.ema is not None:
+            raise ValueError(
+                "interpolate_every: blends weights that train.ema would not evaluate: it keeps their average;"
+                " set one of the two"
+            )
+        return self
 
 
 class KLConfig(Section):
@@ -183,8 +209,12 @@ class KLConfig(Section):
     """After the last of ``values``, start again at this index; when unset the last value is held."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Constant factor beside beta (SVG: 1e-4)."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Sum over all latent dimensions and pixels (course: nats per frame), or their mean."""
+    reduction: Literal["sum", "mean", "pixel"] = "sum"
+    """sum: nats per frame, over all latent dimensions (course). mean: nats per latent dimension. pixel: nats
+    per frame divided by the number of pixel values C * H * W of a frame. The reconstruction term is per pixel
+    too, so with pixel and weight 1 the loss is the negative evidence lower bound per pixel at every frame
+    size: exactly so for recon optimal_sigma; for mse that of a Gaussian decoder of variance 1/2, for l1 that
+    of a Laplace decoder of scale 1."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
     """KL below so many nats per frame is not penalised (Kingma et al. 2016)."""
 

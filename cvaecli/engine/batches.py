@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config.schema import TrainConfig
-from ..data.clip import Clip
+from ..data.clip import Clip, first_frames
 from ..errors import UserError
 from ..seeding import stream
 from .augment import augment
@@ -127,9 +127,9 @@ class Sampler:
         self._train, self._seed = train, seed
         self._free = n_past if sampling == "pairs" else 0  # frames of a row from anywhere in the clip
         self._run = train.window - self._free  # consecutive frames of a row
-        self._all = self._places(_first_frames(lengths, partial))
+        self._all = self._places(first_frames(lengths, partial))
         fast = partial * train.fast_partial
-        self._fast = self._places(_first_frames(lengths, fast)) if train.fast_epochs else self._all
+        self._fast = self._places(first_frames(lengths, fast)) if train.fast_epochs else self._all
         for places in (self._all, self._fast):
             if not len(places):
                 raise UserError(
@@ -164,16 +164,25 @@ class Sampler:
         """(clip ``[B]``, frame ``[B, T]``) of each batch from number ``first`` on."""
         places = self._fast if epoch < self._train.fast_epochs else self._all
         B, steps = self._train.batch_size, self.steps(epoch)
-        passes = -(-steps * B // len(places))
-        order = np.concatenate([self._order(len(places), epoch, k) for k in range(passes)])
+        order = self._order(len(places), epoch, steps * B)
         for step in range(first, steps):
             yield self._draw(places[order[step * B : (step + 1) * B]], epoch, step)
 
-    def _order(self, n: int, epoch: int, k: int) -> np.ndarray:
-        if not self._train.shuffle:
-            return np.arange(n)
-        permutation: np.ndarray = torch.randperm(n, generator=stream(self._seed, "order", epoch, k)).numpy()
-        return permutation
+    def _order(self, n: int, epoch: int, count: int) -> np.ndarray:
+        """Which of ``n`` places the ``count`` rows of an epoch take, pass after pass.
+
+        Shuffled, each pass of each epoch has an order of its own. Unshuffled, an epoch of ``steps_per_epoch``
+        goes on where the last one stopped; the first epoch and the first after the fast ones begin at 0.
+        """
+        if self._train.shuffle:
+            passes = range(-(-count // n))
+            orders = [torch.randperm(n, generator=stream(self._seed, "order", epoch, k)) for k in passes]
+            return torch.cat(orders).numpy()
+        train, start = self._train, 0
+        if train.steps_per_epoch is not None:
+            earlier = epoch if epoch < train.fast_epochs else epoch - train.fast_epochs
+            start = earlier * count
+        return np.arange(start, start + count) % n
 
     def _draw(self, rows: np.ndarray, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         clip, low, high, length = torch.from_numpy(rows).unbind(1)
@@ -184,16 +193,6 @@ class Sampler:
         run = start[:, None] + torch.arange(self._run)
         anywhere = (torch.rand(len(rows), self._free, generator=generator) * length[:, None]).long()
         return clip, torch.cat([anywhere, run], 1)
-
-
-def _first_frames(lengths: Sequence[int], share: float) -> list[int]:
-    """The clips' lengths when only the first ``share`` of all frames is used."""
-    left = int(sum(lengths) * share)
-    kept = []
-    for length in lengths:
-        kept.append(min(length, left))
-        left -= kept[-1]
-    return kept
 
 
 def batches(

@@ -171,6 +171,7 @@ class _Group:
                     psnr_one_step=one_step["psnr"][b],
                     ssim_one_step=one_step["ssim"][b] if self.with_ssim else None,
                     psnr_posterior=posterior["psnr"][b],
+                    not_finite=stacked["not_finite"],
                     recon=stacked["recon"],
                     kl=posterior["kl"][b],
                     repeat_last_past=trivial["repeat_last_past"][b],
@@ -265,6 +266,7 @@ class _Scored:
         self.curves.add("mse", metrics.mse(x_hat, x))
         self.curves.add("psnr", metrics.psnr(x_hat, x))
         self.curves.add("psnr_per_channel", metrics.psnr_per_channel(x_hat, x))
+        self.curves.add("not_finite", metrics.not_finite(x_hat))
         self.curves.add("recon", reconstruction(x_hat, x, self._group.recon))
         if with_ssim:
             self.curves.add("ssim", metrics.ssim(x_hat, x))

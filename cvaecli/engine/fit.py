@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ from torch import Tensor
 from ..config.schema import RunConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
+from ..terms import VAL_TERMS
+from .augment import check_augmentation
 from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches
 from .device import Device
 from .distributed import ALONE, World
 from .evaluate import Progress, evaluate, share, together
 from .graph import Replayed
-from .loss import Loss, Part, kl_scale
+from .loss import Loss, Part, kl_factor, kl_scale
 from .optimizer import load_state, make_optimizer, set_lr
 from .plan import Plan
 from .scores import Evaluation
@@ -76,7 +77,7 @@ class Trainer:
             events at the same steps; the others' clocks, validations and ``best_psnr`` do not count.
 
     Raises:
-        UserError: the batches cannot be drawn from these clips, or not be shared out.
+        UserError: the batches cannot be drawn from these clips, augmented, or divided as the config says.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class Trainer:
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
+        check_augmentation(config.train.augment, train)
         self.sampler = Sampler(
             [clip.n_frames for clip in train],
             config.train,
-            model.sampling,
+            config.train.sampling or model.sampling,
             config.seed,
             config.data.partial,
             config.data.n_past,
@@ -113,7 +115,7 @@ class Trainer:
         self._terms = Terms(device.torch)
         self._forced_sum = 0.0
         self._blended = False  # this epoch's weights are interpolated already
-        self._kl_scale = kl_scale(model, config)
+        self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self._shared_loss = world.wrap(self._loss)
         self._graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
@@ -124,6 +126,11 @@ class Trainer:
     def total_steps(self) -> int:
         """Steps of all epochs, the length that schedules refer to; stops do not change it."""
         return sum(self.sampler.steps(epoch) for epoch in range(self.config.train.epochs))
+
+    @property
+    def prior_share(self) -> float:
+        """The share of each batch that draws z from the prior: ``train.prior_share`` in whole rows."""
+        return self._split.prior_share
 
     @property
     def trained(self) -> VideoCVAE:
@@ -278,6 +285,10 @@ class Trainer:
         self.interrupted = int(self.world.greatest(self.asked())[0])
         return None if self.interrupted else together(mine, self.world)
 
+    def _protocol(self) -> dict[str, int | str | None]:
+        """The settings that a validation's PSNR depends on and that a resumed run may change."""
+        return self.config.eval.model_dump(include={"frames", "clips", "samples", "prior"})
+
     def _validating(self, done: int, total: int) -> None:
         if self.on_validation is not None:
             self.on_validation(done, total)
@@ -287,12 +298,13 @@ class Trainer:
     def _add_validation(self, row: dict[str, float | int | None], evaluation: Evaluation) -> bool:
         """Put a validation's numbers into an epoch's row; True where it is the best so far."""
         summary = evaluation.summary()
-        weight = (row["beta"] or 0.0) * self.config.kl.weight * self._kl_scale
-        row["val/loss"] = summary["recon"] + weight * summary["kl"]
-        for name in ("recon", "kl", "psnr", "psnr_one_step", "psnr_posterior"):
-            row[f"val/{name}"] = summary[name]
-        # A rollout that ran off to NaN is never the best: no later one would be greater.
-        best = bool(summary["psnr"] > (-math.inf if self.best_psnr is None else self.best_psnr))
+        factor = kl_factor(self.config, self._kl_scale, row["beta"] or 0.0)
+        weighted = factor * evaluation.penalised_kl(self.config.kl.free_bits)
+        values = {**summary, "loss": summary["recon"] + weighted, "kl_weighted": weighted}
+        row |= {f"val/{name}": values[name] for name in VAL_TERMS}
+        # A rollout with NaN frames, which are scored as black, has a finite PSNR, and is never the best.
+        better = self.best_psnr is None or summary["psnr"] > self.best_psnr
+        best = better and not summary["nan_frames"]
         if best:
             self.best_psnr = summary["psnr"]
         return best
@@ -308,9 +320,9 @@ class Trainer:
         return plan
 
     def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
-        """One optimiser step on this process's rows; returns ``TERMS`` on the device, not waited for."""
+        """One optimiser step on this process's rows; returns its ``TRAIN_TERMS``, still on the device."""
         parts = [self._loss.parts(batch, n, self.step, plan.forced) for n in range(self._split.accumulate)]
-        numbers = (plan.tfr, plan.beta * self.config.kl.weight * self._kl_scale)
+        numbers = (plan.tfr, kl_factor(self.config, self._kl_scale, plan.beta))
         if self._graphs:  # what changes from step to step has to be read from the device
             place = self.device.torch
             terms, norm = self._replayed(
@@ -332,7 +344,7 @@ class Trainer:
         """The gradient of all parts and the optimiser's step: tensors in, tensors out, no waiting in between.
 
         Returns:
-            This process's share of loss, reconstruction and KL ``[3]``; the gradient's norm ``[1]``.
+            This process's share of the loss terms ``[4]``; the gradient's norm ``[1]``.
         """
         self.optimizer.zero_grad(set_to_none=True)
         shares = []
@@ -363,6 +375,7 @@ class Trainer:
             "step_in_epoch": self.step_in_epoch,
             "seconds": self.seconds,
             "best_psnr": self.best_psnr,
+            "protocol": self._protocol(),
             "forced_sum": self._forced_sum,
             "blended": self._blended,
             "optimizer": self.optimizer.state_dict(),
@@ -381,7 +394,9 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self._agreed_seconds, self._lap = state["seconds"], 0.0
         self._agree_at, self._agreed = self.step, (self.step, time.perf_counter())
-        self.best_psnr, self._forced_sum = state["best_psnr"], state["forced_sum"]
+        self._forced_sum = state["forced_sum"]
+        # A value of another protocol is not comparable: the next validation is the best so far.
+        self.best_psnr = state["best_psnr"] if state["protocol"] == self._protocol() else None
         self._blended = state["blended"]
         self._terms.load_state_dict(state)
         self.initial = state.get("initial", self.initial)

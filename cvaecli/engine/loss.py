@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class Loss(nn.Module):
         ratio: float | Tensor,
         weight: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the rows, and three terms of it; nothing here waits for the device.
+        """The loss of the rows, and the terms of it; nothing here waits for the device.
 
         Args:
             parts: the rows; those with z from the posterior are in the first part.
@@ -67,8 +68,8 @@ class Loss(nn.Module):
 
         Returns:
             The loss to be differentiated, whose gradient is this part's share of the whole batch's (with
-            several processes, before DistributedDataParallel takes the mean), and ``[3]``: this part's
-            share of loss, reconstruction and KL, means per frame, detached.
+            several processes, before DistributedDataParallel takes the mean), and ``[4]``: this part's
+            share of the first four ``TRAIN_TERMS``, detached.
         """
         train = self._config.train
         with self._device.autocast():
@@ -81,10 +82,14 @@ class Loss(nn.Module):
         recon = torch.stack(errors).sum(0) / self._split.batch  # (K,)
         kl = total_kl(steps[0])  # (told rows, K) nats
         K = kl.shape[1]
-        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.told
-        per_step = recon + weight * penalised  # (K,)
+        # Divided by all rows, as the reconstruction is: on a row with a KL term the two keep their ratio
+        # whatever the share of rows without one (hybrid objective, Sohn et al. 2015).
+        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch
+        weighted = weight * penalised
+        per_step = recon + weighted  # (K,)
         loss = per_step.sum() if train.time_reduction == "sum" else per_step.mean()
-        terms = torch.stack([per_step.mean(), recon.mean(), kl.sum() / (self._split.told * K)])
+        nats = kl.sum() / (self._split.told * K)
+        terms = torch.stack([per_step.mean(), recon.mean(), nats, weighted.mean()])
         return loss * self._split.size, terms.detach()
 
     def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> list[Part]:
@@ -125,9 +130,25 @@ def _joined(first: Part, second: Part) -> Part:
     return Part(batch, Noise(z, fed), first.told)
 
 
-def kl_scale(model: VideoCVAE, config: RunConfig) -> float:
-    """1 for the sum over latent dimensions, 1 / their number for the mean."""
+def kl_scale(config: RunConfig, model: VideoCVAE, frame_shape: Sequence[int]) -> float:
+    """What ``kl.reduction`` multiplies the KL of a frame, in nats, by.
+
+    Args:
+        frame_shape: ``(C, H, W)``.
+    """
     if config.kl.reduction == "sum":
         return 1.0
-    shapes = model.noise_shapes((config.data.height, config.data.width))
-    return 1.0 / sum(torch.Size(shape).numel() for shape in shapes)
+    if config.kl.reduction == "pixel":
+        return 1.0 / math.prod(frame_shape)
+    shapes = model.noise_shapes((frame_shape[-2], frame_shape[-1]))
+    return 1.0 / sum(math.prod(shape) for shape in shapes)
+
+
+def kl_factor(config: RunConfig, scale: float, beta: float) -> float:
+    """The factor of the KL term, in nats per frame, in the loss: beta times ``kl.weight`` times its scale.
+
+    Args:
+        scale: from ``kl_scale``.
+        beta: of the step.
+    """
+    return beta * config.kl.weight * scale

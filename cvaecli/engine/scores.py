@@ -27,6 +27,7 @@ class ClipScore:
     psnr_one_step: np.ndarray  # [n] dB
     ssim_one_step: np.ndarray | None  # [n]
     psnr_posterior: np.ndarray  # [n] dB
+    not_finite: np.ndarray  # [samples, n] 1 where the rollout's frame holds a NaN or an infinity
     recon: np.ndarray  # [samples, n] reconstruction term of the rollout, in the training loss's unit
     kl: np.ndarray  # [n] nats
     repeat_last_past: np.ndarray  # [n] dB
@@ -38,6 +39,11 @@ class ClipScore:
     """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, posterior, rollout (sample 0), with several
     samples the best one and, if it is a picture, condition."""
     strip_frames: list[int] = field(default_factory=list)
+
+    @property
+    def nan_frames(self) -> int:
+        """How many frames of the rollouts, of all samples together, hold a NaN or an infinity."""
+        return int(self.not_finite.sum())
 
     @property
     def best(self) -> int:
@@ -56,6 +62,10 @@ class Evaluation:
     """The scores of a split. A data set's number is the mean over clips of the clip's mean over frames."""
 
     clips: list[ClipScore]
+
+    def penalised_kl(self, free_bits: float) -> float:
+        """The KL as the loss counts it before its weight: nats per frame, at least ``free_bits`` a frame."""
+        return float(np.mean([np.mean(np.maximum(clip.kl, free_bits)) for clip in self.clips]))
 
     def summary(self) -> dict[str, Any]:
         """The numbers of ``metrics.json``; dB, nats per frame, and counts."""
@@ -86,6 +96,7 @@ class Evaluation:
             "recon": over_clips(lambda c: c.recon),
             "kl": over_clips(lambda c: c.kl),
             "frames": sum(clip.psnr.shape[1] for clip in self.clips),
+            "nan_frames": sum(clip.nan_frames for clip in self.clips),
             "clips": [self._clip(clip) for clip in self.clips],
             "baselines": {
                 "repeat_last_past": {"psnr": over_clips(lambda c: c.repeat_last_past)},
@@ -98,6 +109,7 @@ class Evaluation:
         return {
             "name": clip.name,
             "frames": clip.psnr.shape[1],
+            "nan_frames": clip.nan_frames,
             "psnr": float(clip.psnr.mean()),
             "psnr_one_step": float(clip.psnr_one_step.mean()),
             "psnr_worst_frame": float(clip.psnr.mean(0).min()),

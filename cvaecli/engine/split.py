@@ -42,10 +42,19 @@ class Split:
         """The split of ``train.batch_size`` that its ``prior_share`` and ``accumulate`` ask for.
 
         Raises:
-            UserError: a part would be without rows of a kind that the batch has.
+            UserError: a positive ``prior_share`` rounds to no row or to all of them, or a part would be
+                without rows of a kind that the batch has.
         """
         batch = train.batch_size
         untold = round(batch * train.prior_share)
+        if train.prior_share and untold in (0, batch):
+            raise UserError(
+                f"train.prior_share: {train.prior_share:g} of train.batch_size {batch} rounds to"
+                f" {'every row' if untold else 'no row'}",
+                f"possible shares are multiples of 1/{batch} below 1; change it, or raise train.batch_size"
+                if batch > 1
+                else "raise train.batch_size to 2 or more, or set train.prior_share=0",
+            )
         split = cls(batch, batch - untold, rank, size, train.accumulate)
         parts = size * train.accumulate
         if split.told < parts or 0 < untold < parts:
@@ -56,6 +65,11 @@ class Split:
                 f"every part needs a row{' of both kinds' if untold else ''}: raise it, or use fewer",
             )
         return split
+
+    @property
+    def prior_share(self) -> float:
+        """The share of the rows with z from the prior: ``train.prior_share`` rounded to whole rows."""
+        return (self.batch - self.told) / self.batch
 
     @property
     def mine(self) -> Rows:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .video import replacing
+from ..files import replacing
 
 _NUMBERS = [str(value) for value in range(256)]
 

@@ -9,11 +9,9 @@ complete; if the frames stop with an error, the target is what it was before.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import os
-import secrets
 import shutil
 import struct
 import tempfile
@@ -27,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import CvaeError, UserError
+from ..files import replacing
 from .panels import Frame, enlarge, side_by_side, strip
 
 __all__ = ["enlarge", "replacing", "save_png", "side_by_side", "strip", "to_uint8", "write"]
@@ -104,35 +103,6 @@ def save_png(path: str | Path, image: Frame) -> Path:
     with replacing(target) as part:
         Image.fromarray(image).save(part, format="PNG")
     return target
-
-
-@contextlib.contextmanager
-def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yield a hidden empty sibling of ``target`` to fill; move it into place on success, else remove it.
-
-    Raises:
-        UserError: the place cannot be written. Told before anything is computed.
-    """
-    part = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if folder:
-            part.mkdir()
-        else:
-            part.touch()
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
-    try:
-        yield part
-        if folder and target.exists():
-            target.rmdir()  # only ever an empty one; os.replace onto a folder fails on Windows
-        part.replace(target)
-    except BaseException:  # an interrupt must not leave litter either
-        if folder:
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
-        raise
 
 
 _Writer = Callable[[Iterator[Frame], Path, _Options], int]

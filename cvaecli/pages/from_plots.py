@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import plots
-from ..plots import figures as style
-from ..plots.tables import AbsentError, Array, read_table
+from ..plots import style
+from ..tables import AbsentError, Array, read_table
 
 __all__ = ["AbsentError", "Array", "one_run_figures", "read_table", "style"]
 
@@ -17,6 +17,8 @@ def one_run_figures(run: Path, split: str) -> Iterator[tuple[str, str]]:
     """(kind, SVG text) of every figure that the run's files allow."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in plots.KINDS:
+            if kind in ("grid", "samples", "compare"):  # pictures have a section of their own
+                continue
             try:
                 (path,) = plots.plot(kind, [run], Path(folder) / f"{kind}.svg", split=split)
             except AbsentError:

@@ -1,7 +1,9 @@
-"""The pushing set: repeatable, driven by its numbers, random where it says, and well written to disk."""
+"""The built-in robot set: repeatable, driven by its actions, random only where stated, correctly written."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from cvaecli.cli import app
 from cvaecli.data import check, load
 from cvaecli.data.clip import Clip
 from cvaecli.errors import UserError
-from cvaecli.synthetic import robot as pushing
+from cvaecli.synthetic import robot as synthetic
 from cvaecli.synthetic.robot import world
 
 Splits = dict[str, list[Clip]]
@@ -20,7 +22,7 @@ Splits = dict[str, list[Clip]]
 
 @pytest.fixture(scope="module")
 def some() -> Splits:
-    return pushing.generate(train=40, val=8, test=12)
+    return synthetic.generate(train=40, val=8, test=12)
 
 
 def psnr(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -51,7 +53,7 @@ def test_shapes_names_and_types(some: Splits) -> None:
 
 def test_equal_seeds_give_equal_bytes_and_others_do_not() -> None:
     def draw(seed: int, train: int = 3) -> Splits:
-        return pushing.generate(16, 24, seed=seed, frames=5, train=train, val=1, test=2)
+        return synthetic.generate(16, 24, seed=seed, frames=5, train=train, val=1, test=2)
 
     assert same(draw(0), draw(0))
     assert not same(draw(0), draw(1))
@@ -100,6 +102,32 @@ def test_chance_begins_with_the_first_touch() -> None:
     assert (apart[touched, -1] > 0.01).mean() > 0.75
 
 
+DIGESTS = {
+    (64, 64): ({"train": 3, "val": 2, "test": 2}, "0411ec219d196fd3"),
+    (32, 48): (
+        {"train": 3, "val": 1, "test": 1, "seed": 5, "noise": 0.5, "variant": 1, "stray": 0.1},
+        "f3ba1b636b4a8098",
+    ),
+}
+"""Of `all_bytes`: results of earlier versions are comparable only while no pixel and no number changes."""
+
+
+def all_bytes(splits: Splits) -> bytes:
+    parts = [
+        (clip.name.encode(), clip.frames.tobytes(), clip.condition.tobytes())
+        for clips in splits.values()
+        for clip in clips
+    ]
+    return b"".join(itertools.chain.from_iterable(parts))
+
+
+@pytest.mark.parametrize("size", DIGESTS)
+def test_no_pixel_changes(size: tuple[int, int]) -> None:
+    settings, digest = DIGESTS[size]
+    made = synthetic.generate(*size, **settings)  # type: ignore[arg-type]
+    assert hashlib.sha256(all_bytes(made)).hexdigest()[:16] == digest
+
+
 def test_noise_scales_the_spread() -> None:
     def spread(noise: float) -> float:
         places = np.stack([simulate(noise, variant, 30).places[:, -1] for variant in range(6)])
@@ -126,7 +154,7 @@ def test_a_straying_arm_is_beside_where_it_is_sent() -> None:
 
 
 def test_a_straying_arm_is_seen_where_it_is_and_told_where_it_was_sent() -> None:
-    sent, strayed = (pushing.generate(32, 32, train=1, val=1, test=4, stray=s)["test"] for s in (0, 0.1))
+    sent, strayed = (synthetic.generate(32, 32, train=1, val=1, test=4, stray=s)["test"] for s in (0, 0.1))
     for a, b in zip(sent, strayed, strict=True):
         assert (a.condition == b.condition).all()
         assert (psnr(a.frames, b.frames) < 35).all()
@@ -181,7 +209,7 @@ def test_objects_stay_apart_and_on_the_table() -> None:
 
 
 def test_different_futures_look_different() -> None:
-    one, two = (pushing.generate(train=1, val=1, test=12, variant=v)["test"] for v in (0, 1))
+    one, two = (synthetic.generate(train=1, val=1, test=12, variant=v)["test"] for v in (0, 1))
     last = np.array([psnr(a.frames[11:12], b.frames[11:12])[0] for a, b in zip(one, two, strict=True)])
     assert (last < 35).mean() > 0.6
     assert all((a.frames[:1] == b.frames[:1]).all() for a, b in zip(one, two, strict=True))
@@ -189,7 +217,7 @@ def test_different_futures_look_different() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 20), (30, 101)])
 def test_any_size(height: int, width: int) -> None:
-    splits = pushing.generate(height, width, frames=2, train=1, val=1, test=1)
+    splits = synthetic.generate(height, width, frames=2, train=1, val=1, test=1)
     assert splits["train"][0].frames.shape == (2, 3, height, width)
 
 
@@ -198,17 +226,17 @@ def test_any_size(height: int, width: int) -> None:
 )
 def test_refuses(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        pushing.generate(**wrong)  # type: ignore[arg-type]
+        synthetic.generate(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("layout", ["processed", "tfrecord"])
-def test_written_and_read_bit_for_bit(tmp_path: Path, layout: pushing.Layout) -> None:
+def test_written_and_read_bit_for_bit(tmp_path: Path, layout: synthetic.Layout) -> None:
     size = {"frames": 5, "train": 3, "val": 1, "test": 2}
-    pushing.write(tmp_path / "set", 24, 24, layout=layout, **size)
+    synthetic.write(tmp_path / "set", 24, 24, layout=layout, **size)
     data = load(tmp_path / "set", kind="robot", height=24, width=24, need=("train", "val", "test"))
     assert data.warnings == []
     assert same(
-        pushing.generate(24, 24, **size), {split: list(clips) for split, clips in data.splits.items()}
+        synthetic.generate(24, 24, **size), {split: list(clips) for split, clips in data.splits.items()}
     )
     assert check(tmp_path / "set", kind="robot", height=24, width=24).ok
     assert list(tmp_path.iterdir()) == [tmp_path / "set"]
@@ -218,9 +246,9 @@ def test_write_refuses(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/a").write_text("a")
     with pytest.raises(UserError, match="not an empty folder"):
-        pushing.write(tmp_path / "full")
+        synthetic.write(tmp_path / "full")
     with pytest.raises(UserError, match="square"):
-        pushing.write(tmp_path / "new", 24, 32, layout="tfrecord")
+        synthetic.write(tmp_path / "new", 24, 32, layout="tfrecord")
 
 
 def test_load_without_a_root() -> None:
@@ -239,7 +267,7 @@ def test_the_command_writes_a_straying_arm(tmp_path: Path) -> None:
     command += ["--train-clips", "1", "--test-clips", "1", "--noise", "0", "--stray", "0.1", "--quiet"]
     assert CliRunner().invoke(app, command).exit_code == 0
     made = load(tmp_path / "s", kind="robot", height=16, width=16, need=("train", "val", "test"))
-    expected = pushing.generate(16, 16, train=1, val=1, test=1, noise=0, stray=0.1)
+    expected = synthetic.generate(16, 16, train=1, val=1, test=1, noise=0, stray=0.1)
     assert same({k: list(v) for k, v in made.splits.items()}, expected)
     refused = CliRunner().invoke(app, ["data", "synth", str(tmp_path / "d"), "--stray", "0.1"])
     assert refused.exit_code == 2 and "--stray" in refused.stderr

@@ -1,4 +1,4 @@
-"""A trajectory in a record of BAIR's TFRecords: its numbers, and where its frames lie in the file."""
+"""One record of BAIR's TFRecords: a trajectory's numbers, and where its frames lie in the file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..report import spans
-from . import common, tfrecord
-from .common import Floats
+from . import tfrecord
+from .condition import COLUMNS, Floats
 from .tfrecord import RecordError, Values
 
 _KEY = re.compile(r"([0-9]{1,9})/(action|endeffector_pos|image_aux1/encoded)")
 
 
 @dataclass
-class Shot:
-    """A trajectory in a file: where its frames are (offsets ``[T]``), and its numbers ``[T, ...]``."""
+class BairRecord:
+    """A trajectory in a file.
+
+    Attributes:
+        name: of the trajectory.
+        offsets: ``[T]``: the byte in the file at which each frame's pixels begin.
+        side: height and width of the frames in the file.
+        actions: ``[T, A]``.
+        positions: ``[T, P]``.
+    """
 
     name: str
     offsets: npt.NDArray[np.int64]
@@ -32,12 +40,12 @@ class Shot:
 
     @property
     def columns(self) -> tuple[int, int]:
-        """Numbers of actions and of positions a step."""
+        """(A, P): how many actions and positions a step has."""
         return self.actions.shape[1], self.positions.shape[1]
 
 
-def read_shot(name: str, record: tfrecord.Record) -> Shot:
-    """The trajectory in a record. Raises `RecordError` with what is wrong with it in one line."""
+def read_record(name: str, record: tfrecord.Record) -> BairRecord:
+    """The trajectory in a record. Raises `RecordError`, which says in one line what is wrong with it."""
     if record.fault:
         raise RecordError(record.fault)
     features = tfrecord.parse_example(record.payload)
@@ -45,7 +53,7 @@ def read_shot(name: str, record: tfrecord.Record) -> Shot:
     if not steps:
         raise RecordError("no robot trajectory (no 0/action); give BAIR robot pushing records")
     if steps[-1] != len(steps) - 1:
-        raise RecordError(f"its steps are {spans(steps)}, they must be 0, 1, ... without a gap; mend it")
+        raise RecordError(f"its steps are {spans(steps)}, they must be 0, 1, ... without a gap; correct it")
     lacks = [
         f"{step}/{part}"
         for step in steps
@@ -55,8 +63,8 @@ def read_shot(name: str, record: tfrecord.Record) -> Shot:
     if lacks:
         more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
         raise RecordError(f"no {', '.join(lacks[:3])}{more}; write the file again with all of them")
-    actions = _numbers(features, len(steps), "action", len(common.ACTION))
-    positions = _numbers(features, len(steps), "endeffector_pos", len(common.POSITION))
+    actions = _numbers(features, len(steps), "action", len(COLUMNS["actions"]))
+    positions = _numbers(features, len(steps), "endeffector_pos", len(COLUMNS["positions"]))
     frames = [features[f"{step}/image_aux1/encoded"].blobs for step in steps]
     wrong = [step for step, blobs in enumerate(frames) if len(blobs) != 1]
     if wrong:
@@ -70,11 +78,11 @@ def read_shot(name: str, record: tfrecord.Record) -> Shot:
                 "(64x64: 12288) like the others; write it again"
             )
     offsets = np.array([blobs[0].start for blobs in frames], np.int64) + record.span.start
-    return Shot(name, offsets, side, actions, positions)
+    return BairRecord(name, offsets, side, actions, positions)
 
 
 def _numbers(features: dict[str, Values], steps: int, part: str, usual: int) -> Floats:
-    """``[T, D]`` of a feature; D is what most steps have, and BAIR's number where that is not clear."""
+    """A feature's numbers ``[T, D]``; D is what most steps have, or BAIR's number if as many have that."""
     rows = [features[f"{step}/{part}"].floats for step in range(steps)]
     counts = Counter(len(row) for row in rows)
     wanted = max(counts, key=lambda count: (counts[count], count == usual))
@@ -85,16 +93,20 @@ def _numbers(features: dict[str, Values], steps: int, part: str, usual: int) -> 
                 f"{step}/{part} has {len(row)} numbers, {need} are needed; write the file again"
             )
         if not np.isfinite(row).all():
-            raise RecordError(f"{step}/{part} has a number that is not finite (nan or inf); mend it")
+            raise RecordError(f"{step}/{part} has a number that is not finite (nan or inf); correct it")
     return np.stack(rows)
 
 
-def copy_frames(file: BinaryIO, shot: Shot, out: npt.NDArray[np.uint8]) -> None:
-    """Copies the frames of ``shot`` into ``out`` [T, 3, H, W]. Raises `ValueError` where there are none."""
+def copy_frames(file: BinaryIO, record: BairRecord, out: npt.NDArray[np.uint8]) -> None:
+    """Reads and resizes the frames of ``record`` into ``out`` ``[T, 3, H, W]``.
+
+    Raises:
+        ValueError: the file ends before them.
+    """
     height, width = out.shape[2:]
-    for row, offset in enumerate(shot.offsets):
+    for row, offset in enumerate(record.offsets):
         file.seek(int(offset))
-        pixels = np.frombuffer(file.read(3 * shot.side**2), np.uint8).reshape(shot.side, shot.side, 3)
+        pixels = np.frombuffer(file.read(3 * record.side**2), np.uint8).reshape(record.side, record.side, 3)
         if (height, width) != pixels.shape[:2]:
             # As `images.decode_into` does: antialiased, no overshoot.
             image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)

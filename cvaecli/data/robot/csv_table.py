@@ -1,4 +1,4 @@
-"""The number tables of the processed layout: one CSV row a frame."""
+"""The tables of numbers in the folder layout: a CSV row per frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..report import capped
-from .common import Floats
+from .condition import Floats
 
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -20,8 +20,8 @@ class Table:
 
     Attributes:
         values: float32 ``[rows, columns]``; empty where there are faults.
-        names: of the columns, from the first row, or the given ones where it holds numbers.
-        faults: one line each, with the file's name and row (from 1, the names counted).
+        names: of the columns: from the first row, or the usual ones where the first row holds numbers.
+        faults: one line each, with the file's name and the row, counted from 1, the row of names included.
     """
 
     values: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -32,8 +32,14 @@ class Table:
 def read(path: Path, name: str, columns: tuple[str, ...], frames: int) -> Table:
     """Reads ``frames`` rows of finite numbers, separated by commas.
 
-    Without a first row of names there must be as many columns as in ``columns``: a lost column is more
+    Without a first row of names there must be as many columns as in ``columns``, for a lost column is more
     likely than another robot. With names there may be any number.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+        columns: names of the usual columns.
+        frames: number of rows that are needed.
     """
     table = Table(names=columns)
     try:
@@ -52,7 +58,7 @@ def read(path: Path, name: str, columns: tuple[str, ...], frames: int) -> Table:
     lines = text.rstrip().splitlines()
     rows = [[cell.strip() for cell in line.split(",")] for line in lines]
     if not rows:
-        table.faults.append(f"{name}: the file is empty; it needs {frames} rows, one a frame")
+        table.faults.append(f"{name}: the file is empty; it needs {frames} rows, one per frame")
         return table
     named = all(_is_name(cell) for cell in rows[0])
     if named:
@@ -82,7 +88,7 @@ def _column_faults(
             "add the missing ones, or, for another robot, name the columns in a first row"
         ]
     lines = [
-        f"{name} row {index + 1 + named}: {_columns(counts[index])}, {wanted} are needed; mend the row"
+        f"{name} row {index + 1 + named}: {_columns(counts[index])}, {wanted} are needed; correct the row"
         for index in wrong
     ]
     return capped(lines, name)
@@ -100,7 +106,9 @@ def _cell_faults(
     for row, column in zip(*np.nonzero(~(np.abs(values) <= limit)), strict=True):
         cell = body[row][column]
         what = "empty" if not cell else f"{cell[:20]!r} is not a finite number"
-        lines.append(f"{name} row {row + 1 + named}, column {column + 1} ({names[column]}): {what}; mend it")
+        lines.append(
+            f"{name} row {row + 1 + named}, column {column + 1} ({names[column]}): {what}; correct it"
+        )
     return capped(lines, name)
 
 

@@ -1,4 +1,4 @@
-"""How every figure looks: a printed page's width, type, colours, lines, markers and legend.
+"""How every figure looks: the width of a printed page, type, colours, lines, markers and legend.
 
 Drawn with matplotlib's ``Figure`` objects; pyplot and its global state are not used.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from .tables import Array, read_table
+from ..tables import Array
 
 WIDTH = 6.3  # inches: the text width of an A4 or letter page
 RC: dict[Any, Any] = {
@@ -37,57 +35,25 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
 }
-# Okabe and Ito's palette: told apart by colour-blind readers too
+# Okabe and Ito's palette: colour-blind readers can tell the colours apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))
 DASHED, DOTTED = LINES[1], LINES[2]
 FREE, FORCED = COLOURS[0], COLOURS[1]
 
 _LINE = 94  # characters of 9 point that fit the width
+_TEXT_LINE = 0.17  # inches
 _WIDE = 10.0  # ratio of largest to smallest value that asks for a logarithmic axis
-_FEW = 40  # points up to which each is marked
+FEW = 40  # points up to which each is marked
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run folder and how it appears in a figure."""
-
-    folder: Path
-    label: str
-    style: dict[str, Any]  # colour and line style in comparisons
-
-    @property
-    def colour(self) -> str:
-        """Matplotlib's colour."""
-        return str(self.style["color"])
-
-    def table(self, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Array]:
-        """Columns of one of the files that training writes; see ``read_table``."""
-        remedy = "`cvae train` writes it from the first epoch on"
-        return read_table(self.folder / name, required, optional, remedy=remedy)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked of ``plot``."""
-
-    runs: Sequence[Run]
-    split: str | None
-    log: bool | None
-
-    @property
-    def comparison(self) -> bool:
-        """Several runs in one figure."""
-        return len(self.runs) > 1
-
-    @property
-    def title(self) -> str:
-        """The run's label; a comparison has its labels in the legend."""
-        return "" if self.comparison else self.runs[0].label
+def of(number: int) -> dict[str, Any]:
+    """Colour and line style of the run or setting with this number, counted from 0."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
 
 
 def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A page-wide figure, ``height`` inches, of stacked axes with one x axis and these relative heights."""
+    """A page-wide figure of stacked axes with one x axis; ``height`` inches without legend and title."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
     figure.align_ylabels()
@@ -95,30 +61,92 @@ def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, lis
 
 
 def legend(figure: Figure, handles: Iterable[Line2D], title: str = "") -> None:
-    """One legend above all axes, with as many columns as fit, below a line of title."""
+    """One legend above all axes, with as many columns as fit, below the lines of the title.
+
+    The figure grows by its height, so that the axes keep theirs.
+    """
     handles = list(handles)
     for handle in handles:
         label = str(handle.get_label())
         if len(label) > _LINE - 15:
-            handle.set_label(f"{label[: _LINE - 46]}…{label[-30:]}")  # names and numbers: both ends count
+            handle.set_label(
+                f"{label[: _LINE - 46]}…{label[-30:]}"
+            )  # names are at one end, numbers at the other
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    columns = max(1, min(len(handles), _LINE // (longest + 6)))
+    title = wrap(title)
+    lines = -(-len(handles) // columns) + len(title.splitlines())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + _TEXT_LINE * lines)
     figure.legend(
         handles=handles,
-        title=textwrap.fill(title, _LINE) or None,
+        title=title or None,
         title_fontsize=RC["legend.fontsize"],
         alignment="left",
         loc="outside upper left",
-        ncols=max(1, min(len(handles), _LINE // (longest + 6))),
+        ncols=columns,
         borderaxespad=0.2,
         borderpad=0.2,
     )
 
 
+def wrap(text: str, width: int = _LINE) -> str:
+    """Text in lines that fit the page; its own line breaks stay."""
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
+
+
+def show_hidden(*places: Axes) -> None:
+    """Widen every line that others run over, so that both show. Called when all lines are drawn."""
+    for axes in places:
+        axes.get_ylim()  # lets the axes settle on their limits
+        lines = [line for line in axes.lines if line.get_linestyle() != "None"]
+        lines.sort(key=lambda line: float(line.get_zorder()))
+        for n, under in enumerate(lines):
+            if above := sum(_runs_over(axes, over, under) for over in lines[n + 1 :]):
+                under.set(linewidth=under.get_linewidth() + 1.5 * min(above, 3), alpha=0.5)
+
+
+def _runs_over(axes: Axes, over: Line2D, under: Line2D) -> bool:
+    """Whether a third of ``under``'s points lie within a line's width of ``over``."""
+    (x, y), (over_x, over_y) = points(under), points(over)
+    if not len(over_x):
+        return False
+    there = np.interp(x, over_x, over_y, left=np.nan, right=np.nan)
+    known = np.isfinite(there) & np.isfinite(y)
+    if known.sum() < 2:
+        return False
+    height = [axes.transData.transform(np.column_stack([x[known], part[known]]))[:, 1] for part in (there, y)]
+    return bool((np.abs(height[0] - height[1]) < 2.0).sum() > len(x) / 3)
+
+
+def points(line: Line2D) -> tuple[Array, Array]:
+    """(x, y) of a drawn line, each ``[N]``."""
+    x, y = line.get_data()
+    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+
+
 def x_axis(axes: Axes, label: str) -> None:
-    """Whole numbers, thousands set apart."""
+    """Whole numbers, with a comma between thousands."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def epochs_axis(axes: Axes) -> None:
+    """The x axis of everything over training: 0 is the start, and epoch number e ends at e + 1."""
+    x_axis(axes, "epochs trained")
+    axes.set_xlim(left=0)
+
+
+def second_axis(axes: Axes, label: str) -> Axes:
+    """A y axis on the right. What is drawn on it lies under what is drawn on the left."""
+    second = axes.twinx()
+    axes.set_zorder(second.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    second.spines["right"].set_visible(True)
+    second.grid(False)
+    second.set_ylabel(label)
+    return second
 
 
 def y_scale(axes: Axes, values: Iterable[Array], log: bool | None) -> None:
@@ -141,7 +169,7 @@ def line(axes: Axes, x: Array, y: Array, **style: Any) -> Line2D:
     """A line that joins the points that have a value; a few points are marked as well."""
     there = np.isfinite(y)
     points = int(there.sum())
-    style = {"marker": "o" if points <= _FEW else "", "markersize": marker_size(points)} | style
+    style = {"marker": "o" if points <= FEW else "", "markersize": marker_size(points)} | style
     return axes.plot(x[there], y[there], **style)[0]
 
 
@@ -169,10 +197,10 @@ def mark_forced(
 
 
 def forced_keys(forced: Iterable[Array], *, comparison: bool) -> list[Line2D]:
-    """Legend entries of what ``mark_forced`` drew; only of the kinds that occur."""
+    """Legend entries for what ``mark_forced`` drew, only for the kinds that occur."""
     known = np.concatenate(list(forced))
     known = known[np.isfinite(known)]
-    # Where the coin falls every batch or step an epoch is rarely all one or all the other
+    # Where a coin is tossed for every batch or step, an epoch is rarely all one or all the other
     whole = bool(np.isin(known, (0.0, 1.0)).all())
     names = {True: "teacher-forced epoch", False: "free-running epoch"}
     if not whole:

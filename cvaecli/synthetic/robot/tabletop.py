@@ -1,4 +1,4 @@
-"""The empty table."""
+"""The table without objects and arm."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ RAIL = 0.05
 """Width of the rails around the mat, in table widths."""
 
 
-def table(h: int, w: int) -> npt.NDArray[np.float32]:
-    """The empty table ``[3, h, w]``: a felt mat in a frame of beech, with the light's fall-off."""
+def empty_table(h: int, w: int) -> npt.NDArray[np.float32]:
+    """The empty table ``[3, h, w]``, 0..1: a felt mat in a frame of beech, darker far from the light."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
     x, y = (x + 0.5) / w, (y + 0.5) / h
     rng = np.random.default_rng(7)
@@ -28,7 +28,7 @@ def table(h: int, w: int) -> npt.NDArray[np.float32]:
     depth = np.clip((RAIL - line) * min(h, w) + 0.5, 0, 1)[..., None]
     lit = np.where(horizontal, np.where(y < 0.5, -0.12, 0.16), np.where(x < 0.5, -0.08, 0.12))
     colour = mat * (1 - depth) + wood * (1 + lit[..., None] * (line / RAIL)[..., None]) * depth
-    # The rails above and to the left keep the light from the mat beside them.
+    # The upper and the left rail throw a shadow on the mat.
     inner = np.minimum((x - RAIL) / 0.05, (y - RAIL) / 0.07)
     colour *= np.where(depth > 0.5, 1, (0.72 + 0.28 * np.clip(inner, 0, 1))[..., None])
     fall = 1.16 - 0.42 * ((x - 0.3) ** 2 + (y - 0.25) ** 2)
@@ -37,7 +37,7 @@ def table(h: int, w: int) -> npt.NDArray[np.float32]:
 
 
 def _cloud(rng: np.random.Generator, h: int, w: int, cells: int) -> npt.NDArray[np.float64]:
-    """Smooth noise in about -1..1 with ``cells`` cells across; the same for every picture size."""
+    """Smooth noise ``[h, w]`` in about -1..1 with ``cells`` cells across, the same at every picture size."""
     knots = rng.uniform(-1, 1, (cells + 1, cells + 1))
     rows, columns = (np.arange(n) + 0.5 for n in (h, w))
     parts = []
