@@ -638,5 +638,6 @@ def test_settings_that_differ_in_many_keys_get_a_table_of_their_own(tmp_path: Pa
 
 
 def test_numbers_are_written_for_readers() -> None:
+    assert settings.signed(-1.234) == "−1.23" and settings.signed(-0.001) == "+0.00"
     assert render.fixed(-1.234, 2) == "−1.23" and render.fixed(math.nan, 2) == ""
     assert settings.in_order({"10", "2", "none", "1e-3"}) == ["1e-3", "2", "10", "none"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .from_plots import Array
+from .settings import signed
 
 SILENT = 0.1
 """nats per frame: a latent that carries less is silent."""
@@ -30,7 +31,7 @@ def latent(kl: float, gap: float) -> str:
     """
     if not (np.isfinite(kl) and np.isfinite(gap)):
         return "Whether the latent is used is not known: KL or the posterior's PSNR is not finite."
-    numbers = f"it carries {kl:.3g} nats per frame, and z from the posterior is worth {gap:+.2f} dB"
+    numbers = f"it carries {kl:.3g} nats per frame, and z from the posterior is worth {signed(gap)} dB"
     if kl < SILENT:
         return f"The latent is silent: {numbers}. The model predicts from frames and conditions alone."
     if gap < WORTH:
@@ -149,10 +150,10 @@ def over_fitting(epoch: Array, psnr: Array, train_recon: Array) -> str:
     gain = float(psnr[-late:].max() - psnr[:-late].max())
     if gain > FALL:
         return (
-            f"Validation was still rising at the end ({gain:+.2f} dB over the last quarter): "
+            f"Validation was still rising at the end ({signed(gain)} dB over the last quarter): "
             "a longer training is likely to help."
         )
-    return f"Validation levelled off: {gain:+.2f} dB over the last quarter, and no fall from its best."
+    return f"Validation levelled off: {signed(gain)} dB over the last quarter, and no fall from its best."
 
 
 def against_trivial(psnr: float, repeat: float, mean_frame: float) -> str:
@@ -161,8 +162,8 @@ def against_trivial(psnr: float, repeat: float, mean_frame: float) -> str:
     if not np.isfinite(above + over_mean):
         return "The trivial predictors' PSNR is not known."
     text = (
-        f"The rollout reaches {psnr:.2f} dB: {above:+.2f} dB against repeating the last given frame, "
-        f"and {over_mean:+.2f} dB against the clip's mean frame, which no predictor can know."
+        f"The rollout reaches {psnr:.2f} dB: {signed(above)} dB against repeating the last given frame, "
+        f"and {signed(over_mean)} dB against the clip's mean frame, which no predictor can know."
     )
     if min(above, over_mean) < 0:
         better = "Repeating a frame" if above < 0 else "The mean frame"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings import Group, Setting, short_names
+from .settings import Group, Setting, short_names, signed
 
 ENOUGH = 3
 """Fewer equal seeds settle nothing."""
@@ -83,8 +83,8 @@ class Difference:
             return f"{self.left} and {self.right} have no seed in common: they cannot be paired."
         if n < ENOUGH:
             count = "one equal seed" if n == 1 else f"{n} equal seeds"
-            return f"{self.left} against {self.right}: {_signed(self.mean)} dB over {count}, too few to tell."
-        numbers = f"{_signed(self.mean)} dB, 95 % interval {self._interval}, n = {n}"
+            return f"{self.left} against {self.right}: {signed(self.mean)} dB over {count}, too few to tell."
+        numbers = f"{signed(self.mean)} dB, 95 % interval {self._interval}, n = {n}"
         if self.verdict == "settled":
             sign = "better" if self.mean > 0 else "worse"
             return f"{self.left} is {sign} than {self.right} ({numbers})."
@@ -98,11 +98,7 @@ class Difference:
 
     @property
     def _interval(self) -> str:
-        return f"{_signed(self.mean - self.margin)} to {_signed(self.mean + self.margin)}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+        return f"{signed(self.mean - self.margin)} to {signed(self.mean + self.margin)}"
 
 
 def between_settings(group: Group) -> list[Difference]:

@@ -98,7 +98,7 @@ def facts(run: RunFolder) -> dict[str, str]:
     minutes = run.number("minutes")
     found = {
         "data": _source(data) if isinstance(data, dict) else "",
-        "frames": told("data", "height", "width", "n_past"),
+        "frames": told("data", "height", "width", "n_past", "n_future"),
         "model": shown(config.get("model.name", "?"))
         + (f", {parameters:,} parameters" if isinstance(parameters, int) else ""),
         "training": told("train", "epochs", "steps_per_epoch", "batch_size", "window"),
@@ -109,7 +109,7 @@ def facts(run: RunFolder) -> dict[str, str]:
         "device": " ".join(str(info[key]) for key in ("device", "precision") if key in info),
         "seed": str(run.seed),
         "status": str(info.get("status", "")),
-        "started": str(info.get("started", "")),
+        "started": str(info.get("started", "")).replace("T", " "),
     }
     return {name: words for name, words in found.items() if words}
 

@@ -185,6 +185,11 @@ def in_order(values: Iterable[str]) -> list[str]:
     return sorted(values, key=key)
 
 
+def signed(decibels: float) -> str:
+    """A difference with its sign and two digits; no minus before zero."""
+    return f"{round(decibels, 2) + 0.0:+.2f}".replace("-", "−")
+
+
 def question(runs: Sequence[RunFolder]) -> str:
     """What a comparison of these runs asks, in one line."""
     by_setting = {identity(run): run for run in runs}
