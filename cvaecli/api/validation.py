@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from .. import checkpoint as checkpoints
-from .. import evaluations
+from .. import evaluations, media
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
@@ -19,7 +19,6 @@ from ..engine.evaluate import evaluate, share, together
 from ..engine.scores import Evaluation
 from ..errors import UserError
 from ..media import panels
-from ..media import video as media
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..run import Run
