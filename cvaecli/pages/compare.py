@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..media.video import replacing
+from ..files import replacing
 from . import paired, render
 from .folders import RunFolder, choose_split, find_runs, read_runs
 from .paired import Difference

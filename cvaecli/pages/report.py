@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..media.video import replacing
+from ..files import replacing
 from . import diagnosis, render
 from .compare import measures, protocol_words
 from .folders import RunFolder, choose_split, read_runs
