@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ..settings import Section
 from .layers import split_time
 
 Features = dict[str, Tensor]
@@ -54,10 +55,22 @@ class Step(NamedTuple):
     p: tuple[Gaussian, ...]
 
 
-class ModelConfig(BaseModel):
-    """Base of a model's own settings; ``name`` picks the model."""
+class ForeignWeights(NamedTuple):
+    """Weights out of a file that another program wrote.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Attributes:
+        state_dict: for ``load_state_dict``; tensors on the CPU.
+        notes: what was odd but harmless, one line each.
+    """
+
+    state_dict: dict[str, Tensor]
+    notes: list[str]
+
+
+class ModelConfig(Section):
+    """Base of a model's own settings; a model gives ``name`` its own name, as type and as default."""
+
+    name: str
 
 
 class VideoCVAE(nn.Module, ABC):
@@ -87,6 +100,20 @@ class VideoCVAE(nn.Module, ABC):
         vectors. A model that normalises its conditions keeps them with its weights; most do nothing.
         """
         return
+
+    def foreign_weights(self, path: Path) -> ForeignWeights | None:
+        """Read weights that another program wrote for this architecture.
+
+        Args:
+            path: a file that is not a checkpoint of this tool.
+
+        Returns:
+            The weights; None for a model that knows no other program's files, which is most.
+
+        Raises:
+            UserError: the file cannot be read, or does not fit the model.
+        """
+        return None
 
     @abstractmethod
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:

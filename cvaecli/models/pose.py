@@ -13,6 +13,7 @@ With the default sizes names, shapes and order of the 209 state-dict entries are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -20,7 +21,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time, follows
+from .base import Features, ForeignWeights, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time, follows
+from .latents import clamp_logvar, standard_normal, to_gaussian
 from .layers import (
     BatchNorm,
     DepthConvBlock,
@@ -30,6 +32,7 @@ from .layers import (
     join_time,
     split_time,
 )
+from .pose_checkpoint import load_course_checkpoint
 
 MIN_SIZE = 4  # the label encoder's reflection padding of 3 pixels needs one pixel more than that
 
@@ -103,6 +106,11 @@ class PoseCVAE(VideoCVAE):
         """One level: ``(z_dim, H, W)``."""
         return [(self.config.z_dim, *size)]
 
+    def foreign_weights(self, path: Path) -> ForeignWeights:
+        """The weights of a course checkpoint (``.ckpt``)."""
+        found = load_course_checkpoint(path, self.state_dict(), self.config.model_dump())
+        return ForeignWeights(found.state_dict, found.notes)
+
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """Label features and, where the posterior sees the targets, its ``mu`` and ``logvar``.
 
@@ -158,15 +166,12 @@ class PoseCVAE(VideoCVAE):
         x_hat = at_least_float32(self.Generator(fused))
         if self.config.output == "sigmoid":
             x_hat = torch.sigmoid(x_hat)
-        zeros = z.new_zeros(()).expand(z.shape)
-        return Step(x_hat, q, (Gaussian(zeros, zeros),))
+        return Step(x_hat, q, (standard_normal(z),))
 
     def _posterior(self, frame: Tensor, label: Tensor) -> Gaussian:
         """q(z | frame, label) from features ``[N, ...]``."""
-        head = at_least_float32(self.Gaussian_Predictor(torch.cat((frame, label), dim=1)))
-        mu, logvar = head.chunk(2, dim=1)
-        c = self.config.logvar_clamp
-        return Gaussian(mu, logvar if c is None else logvar.clamp(-c, c))
+        q = to_gaussian(self.Gaussian_Predictor(torch.cat((frame, label), dim=1)))
+        return clamp_logvar(q, self.config.logvar_clamp)
 
 
 class LabelEncoder(nn.Sequential):

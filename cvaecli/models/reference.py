@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UserError
 from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
+from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
 
 FEW_CELLS = 256  # whose attention weights, for all pairs of cells, take little memory
@@ -101,7 +102,8 @@ class ReferenceCVAE(VideoCVAE):
         super().__init__()
         if len(condition_shape) != 3:
             raise UserError(
-                f"model.name: reference needs label images as conditions, the data have {condition_shape}"
+                f"model.name: {config.name} needs label images as conditions, not shape {condition_shape}",
+                "for vector conditions choose model.name=svg",
             )
         self.config = config
         patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
@@ -241,13 +243,11 @@ class ReferenceCVAE(VideoCVAE):
     def _prior(self, h: Tensor) -> Gaussian:
         if self.prior is not None:
             return self._gaussian(self.prior(h))
-        zeros = h.new_zeros((), dtype=torch.float32).expand(h.shape[0], self.config.z_dim, *h.shape[2:])
-        return Gaussian(zeros, zeros)
+        return standard_normal(h[:, :1].expand(-1, self.config.z_dim, -1, -1))
 
     @staticmethod
-    def _gaussian(parameters: Tensor) -> Gaussian:
-        mu, logvar = at_least_float32(parameters).chunk(2, 1)
-        return Gaussian(mu, logvar.clamp(*LOGVAR_RANGE))
+    def _gaussian(output: Tensor) -> Gaussian:
+        return clamp_logvar(to_gaussian(output), LOGVAR_RANGE)
 
 
 def label_features(label: Tensor) -> Tensor:
@@ -288,9 +288,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 def gaussian_head(inputs: int, z_dim: int) -> nn.Sequential:
     """1x1 convolutions to mu and logvar, near zero at the start."""
-    last = nn.Conv2d(128, 2 * z_dim, 1)
-    nn.init.normal_(last.weight, std=0.01)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    last = last_convolution(128, z_dim)
     return nn.Sequential(nn.Conv2d(inputs, 128, 1), nn.SiLU(), last)
 
 

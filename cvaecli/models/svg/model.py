@@ -33,10 +33,11 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
+from ..latents import clamp_logvar, standard_normal
 from ..layers import at_least_float32, join_time, several_processes, split_time
 from .backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
 from .init import initialise, make_heard
-from .recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
+from .recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel
 
 
 class SVGConfig(ModelConfig):
@@ -360,8 +361,7 @@ class SVG(VideoCVAE):
         return Step(split_time(torch.sigmoid(at_least_float32(d)), B_K), q, p)
 
     def _clamped(self, gaussian: Gaussian) -> Gaussian:
-        c = self.config.logvar_clamp
-        return gaussian if c is None else Gaussian(gaussian.mu, gaussian.logvar.clamp(-c, c))
+        return clamp_logvar(gaussian, self.config.logvar_clamp)
 
 
 def _split(gaussian: Gaussian, shape: torch.Size) -> Gaussian:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import Gaussian
-from ..layers import at_least_float32
+from ..latents import last_convolution, standard_normal, to_gaussian
 from .backbones import Norm, make_norm, normalise
 
 Cells = tuple[tuple[Tensor, Tensor], ...]
@@ -99,27 +99,14 @@ class LatentLevel(nn.Module):
             previous, target: the encoder's maps of the previous and of the target frame.
         """
         seen = torch.cat((d, previous), 1)
-        q = None if target is None else _gaussian(self.posterior(torch.cat((seen, target), 1)))
+        q = None if target is None else to_gaussian(self.posterior(torch.cat((seen, target), 1)))
         if self.prior is not None:
-            return q, _gaussian(self.prior(seen))
+            return q, to_gaussian(self.prior(seen))
         return q, standard_normal(d.new_zeros(()).expand(len(d), self.z_dim, *d.shape[2:]))
-
-
-def standard_normal(like: Tensor) -> Gaussian:
-    """N(0, I) in the shape of ``like``, float32, without memory of its own."""
-    zeros = like.new_zeros((), dtype=torch.float32).expand(like.shape)
-    return Gaussian(zeros, zeros)
 
 
 def _head(inputs: int, z_dim: int) -> nn.Sequential:
     """Convolutions to mu and logvar, near zero at the start: q, p and N(0, I) then nearly agree."""
     width = min(inputs, HEAD_WIDTH)
-    last = nn.Conv2d(width, 2 * z_dim, 1)
-    nn.init.normal_(last.weight, std=0.01)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    last = last_convolution(width, z_dim)
     return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.LeakyReLU(0.2), last)
-
-
-def _gaussian(parameters: Tensor) -> Gaussian:
-    mu, logvar = at_least_float32(parameters).chunk(2, 1)
-    return Gaussian(mu, logvar)
