@@ -9,10 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 
-import torch
-
 from .config.schema import KLConfig, OptimConfig, TeacherForcingConfig
-from .seeding import stream
 
 
 def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) -> float:
@@ -84,6 +81,10 @@ def forced(forcing: TeacherForcingConfig, seed: int, step: int, epoch: int, *, t
     ratio = tfr(forcing, epoch)
     if ratio in (0.0, 1.0):
         return [ratio == 1.0] * time_steps
+    import torch  # here alone: figures of the schedules need none
+
+    from .seeding import stream
+
     toss = epoch if forcing.coin == "epoch" else step
     coins = torch.rand(time_steps, generator=stream(seed, "coin", toss))
     if forcing.coin != "step":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..media.video import replacing
+from ..files import replacing
 from ..pages.pictures import video_of
 from ..reporter import Reporter, Silent
 
