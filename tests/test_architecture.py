@@ -107,7 +107,7 @@ ALLOWED = {
     "config": {"config", "data", "errors", "models", "settings"},
     "sweeping": {"config", "errors", "files", "run", "sweeping"},
     "data": {"data", "errors"},
-    "pages": {"errors", "files", "media", "pages", "plots", "tables"},
+    "pages": {"errors", "evaluations", "files", "media", "pages", "plots", "tables"},
     "synthetic": {"data", "errors", "synthetic"},
 }
 """Layers and the layers that they may import."""
