@@ -43,7 +43,7 @@ class UNetConfig(ModelConfig):
     widths: list[int] = Field(
         default=[32, 64, 128, 256],
         min_length=2,
-        description="channels of each level, finest first; each has half the height and width of the one before",
+        description="channels of each level, finest first; height and width halve from level to level",
     )
     patch: int = Field(default=1, ge=1, description="side of the finest level's cells, in pixels")
     encoder_blocks: list[int] = Field(
@@ -72,7 +72,7 @@ class UNetConfig(ModelConfig):
                 f"encoder_blocks: {levels} widths need {levels} encoder_blocks, {levels - 1} decoder_blocks"
             )
         if self.attention_levels > levels:
-            raise ValueError(f"attention_levels: there are only {levels} levels, one for each of widths")
+            raise ValueError(f"attention_levels: there are {levels} levels, one for each of widths")
         return self
 
 
