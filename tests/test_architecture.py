@@ -89,7 +89,7 @@ ALLOWED = {
         "seeding",
         "terms",
     },
-    "models": {"models", "errors"},
+    "models": {"errors", "models", "settings"},
     "objective": {"models"},
     "metrics": set(),
     "schedules": {"config"},
@@ -102,11 +102,12 @@ ALLOWED = {
     "tables": {"errors"},
     "evaluations": {"errors", "files", "tables"},
     "run": {"errors", "config", "files", "terms"},
+    "settings": set(),
     "checkpoint": {"config", "data", "errors", "files", "run"},
-    "config": {"config", "data", "errors", "models"},
+    "config": {"config", "data", "errors", "models", "settings"},
     "sweeping": {"config", "errors", "files", "run", "sweeping"},
     "data": {"data", "errors"},
-    "pages": {"errors", "files", "media", "pages", "plots", "tables"},
+    "pages": {"errors", "evaluations", "files", "media", "pages", "plots", "tables"},
     "synthetic": {"data", "errors", "synthetic"},
 }
 """Layers and the layers that they may import."""

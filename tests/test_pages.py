@@ -191,6 +191,8 @@ def test_folders_names_and_links_give_each_run_once(tmp_path: Path, monkeypatch:
         {"split": "test"},
         {"data_fingerprint": "other"},
         {"n_future": 10},
+        {"n_future_min": 3},
+        {"checkpoint": "last.pt"},
         {"conditions": "the next clip's"},
     ],
 )

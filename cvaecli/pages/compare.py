@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import write_bytes
 from . import paired, render
 from .folders import RunFolder, choose_split, find_runs, read_runs
 from .paired import Difference
@@ -263,8 +263,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def _write(out: Path, content: str | bytes) -> Path:
-    with replacing(out) as part:
-        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    write_bytes(out, content.encode("utf-8") if isinstance(content, str) else content)
     return out
 
 

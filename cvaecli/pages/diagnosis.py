@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .from_plots import Array
+from ..tables import Array
 from .settings import signed
 
 SILENT = 0.1

@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..evaluations import read_per_frame
+from ..tables import AbsentError, Array, read_table
 from .folders import RunFolder
-from .from_plots import AbsentError, Array, read_table, style
+from .from_plots import one_run_figures, style
 from .paired import Difference
 from .settings import Group, Setting
 from .svg import RC
@@ -42,6 +44,12 @@ def comparison_figures(
             "frames": _curves(group, frame_curve, "frame", "PSNR (dB)"),
         }
     return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def run_figures(run: RunFolder) -> dict[str, Figure]:
+    """The figures of one run that its files allow, by ``cvae plot``'s names."""
+    with mpl.rc_context(RC):
+        return dict(one_run_figures(run.path, run.split))
 
 
 def _seeds(group: Group) -> Figure | None:
@@ -149,7 +157,7 @@ def epoch_curve(run: RunFolder) -> Curve:
 
 def frame_curve(run: RunFolder) -> Curve:
     """(frame, PSNR of the rollout), mean over the clips that reach the frame."""
-    table = read_table(run.path / "eval" / run.split / "per_frame.csv", ["frame", "psnr"])
+    table = read_per_frame(run.path, run.split)
     return over_clips(table["frame"], table["psnr"])
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..evaluations import read_summary
+from ..tables import AbsentError
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -128,9 +130,11 @@ def read_runs(paths: Sequence[Path], split: str) -> list[RunFolder]:
 
 
 def _read(path: Path, name: str, split: str) -> RunFolder:
-    summary = _json(path / "eval" / split / "metrics.json", f"cvae validate {path} --split {split}")
-    info = _json(path / "run.json", "")
-    return RunFolder(path, name, _config(path / "config.yaml"), info or {}, split, summary)
+    try:
+        summary = read_summary(path, split)
+    except AbsentError:
+        summary = None
+    return RunFolder(path, name, _config(path / "config.yaml"), _info(path / "run.json"), split, summary)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -143,15 +147,14 @@ def _config(path: Path) -> dict[str, Any]:
     return content
 
 
-def _json(path: Path, remedy: str) -> dict[str, Any] | None:
-    """The JSON object of a file; None where there is no file."""
+def _info(path: Path) -> dict[str, Any]:
+    """``run.json``; empty where there is none."""
     if not path.is_file():
-        return None
-    hint = f"run again: {remedy}" if remedy else "restore or delete the file"
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}", hint) from None
-    if not isinstance(content, dict) or not isinstance(content.get("protocol", {}), dict):
-        raise UserError(f"{path}: damaged: not the object it should be", hint)
+        raise UserError(f"{path}: damaged: {error}", "restore or delete the file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged: not a JSON object", "restore or delete the file")
     return content

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..files import replacing
+from ..evaluations import read_per_frame
+from ..files import write_text
+from ..tables import AbsentError, read_table
 from . import diagnosis, render
 from .compare import measures, protocol_words
 from .folders import RunFolder, choose_split, read_runs
@@ -28,6 +30,8 @@ CAPTIONS = {
     "beta": "The weight of the KL term during training.",
     "tfr": "The share of inputs that were true frames instead of the model's own predictions.",
     "kl": "How much the latent carries. Near zero it is silent.",
+    "gap": "What z from the posterior, which has seen the frame, adds to z from the prior. Where the curves "
+    "meet, the latent says nothing about the frame.",
     "lr": "The learning rate during training.",
 }
 """How to read each figure of ``cvaecli.plots``."""
@@ -54,22 +58,20 @@ def write(folder: Path, out: Path, split: str | None = None) -> Path:
     """
     render.check_suffix(out.suffix.lower(), (".html",), out)
     (run,) = read_runs([folder], choose_split([folder], split))
-    text = _page(run)
-    with replacing(out) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(out, _page(run))
     return out
 
 
 def _page(run: RunFolder) -> str:
     from . import pictures
-    from .from_plots import one_run_figures
-    from .svg import inline
+    from .figures import run_figures
+    from .svg import inline, to_svg
 
     curves, video = _curves(run), pictures.video_of(run.path, run.split)
     group = Group(run.protocol | {"frames": run.frames} if run.summary else {}, [], [])
     figures = [
-        {"svg": inline(svg, kind, kind), "caption": CAPTIONS.get(kind, "")}
-        for kind, svg in one_run_figures(run.path, run.split)
+        {"svg": inline(to_svg(figure), kind, kind), "caption": CAPTIONS.get(kind, "")}
+        for kind, figure in run_figures(run).items()
     ]
     return render.page(
         "report.html",
@@ -152,16 +154,13 @@ def sentences(run: RunFolder, curves: Curves, video: Any = None) -> list[str]:
 
 def _curves(run: RunFolder) -> Curves:
     from .figures import over_clips
-    from .from_plots import AbsentError, read_table
 
-    epochs = frames = None
     try:
         epochs = read_table(run.path / "metrics.csv", ["epoch"], ["val/psnr", "train/recon"])
     except AbsentError:
         epochs = None
     try:
-        path = run.path / "eval" / run.split / "per_frame.csv"
-        table = read_table(path, ["frame", "psnr"], ["psnr_one_step"])
+        table = read_per_frame(run.path, run.split)
     except AbsentError:
         return Curves(epochs, None)
     at, psnr = over_clips(table["frame"], table["psnr"])

@@ -12,9 +12,12 @@ import numpy as np
 
 from .folders import RunFolder
 
-PROTOCOL = ("split", "samples", "prior", "conditions", "n_past", "n_future", "frame_size", "psnr", "ssim")
+PROTOCOL = (
+    *("split", "samples", "prior", "conditions", "n_past", "n_future", "n_future_min", "n_future_max"),
+    *("frame_size", "psnr", "ssim", "checkpoint"),
+)
 """Entries of an evaluation's protocol that must agree before its numbers are compared, beside the data's
-fingerprint and the number of frames. Device, seed and checkpoint may differ."""
+fingerprint and the number of frames. Device, precision and seed may differ."""
 
 NO_SETTING = (
     *("seed", "runtime", "data.root", "eval.batch_size", "eval.chunk", "eval.sample_strips"),
