@@ -146,7 +146,7 @@ def test_mistakes_of_train(here: Path) -> None:
     cvae("train", "--resume", "nope").wrong("nope: no such run", "a")
     cvae("train", "--resume", "a", "optim.lr=1").wrong("optim.lr")
     for option in (("--dry-run",), ("--name", "b"), ("--config", "tiny.yaml")):
-        cvae("train", "--resume", "a", *option).usage("--resume goes on as the run was")
+        cvae("train", "--resume", "a", *option).usage("--resume continues a run with its own config")
 
 
 def test_debug_shows_the_traceback(here: Path) -> None:
