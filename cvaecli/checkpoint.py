@@ -1,4 +1,4 @@
-"""Checkpoints: plain dicts of tensors, numbers and text, written in one move, read without running code."""
+"""Checkpoints: dicts of tensors, numbers and text. Reading one never runs code from the file."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 
 def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
-    """The newest whole checkpoint, and a warning where that is not ``last.pt``.
+    """The newest undamaged checkpoint, and a warning if that is not ``last.pt``.
 
-    A damaged ``last.pt`` is set aside, so that the next save does not move it over the good previous
-    one; what a killed process left half written is removed.
+    A damaged ``last.pt`` is renamed, so that the next save does not move it over the good ``previous.pt``.
+    Half-written files of a killed process are removed.
     """
     remove_leftovers(run.checkpoint_path("last").parent)
     last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
@@ -70,7 +70,7 @@ def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    """A checkpoint that holds the training's state, not the weights alone."""
+    """A checkpoint with the state of the training, not only weights."""
     checkpoint = load(path)
     if "trainer" not in checkpoint:
         raise UserError(f"{path}: holds weights only, no training to go on with", "start from it: train.init")
@@ -78,7 +78,7 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain tensors and numbers; no code in the file is run.
+    """A checkpoint as plain tensors and numbers. No code in the file is run.
 
     Raises:
         UserError: missing, damaged, or not one of ours.
@@ -89,7 +89,7 @@ def load(path: Path) -> dict[str, Any]:
             whole = archive.testzip() is None  # PyTorch takes a flipped bit for a weight
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except Exception:  # damage can surface anywhere in the unpickler, in any way whatever
+    except Exception:  # damage can raise any error anywhere in the unpickler
         whole = False
     if not whole:
         raise UserError(
@@ -116,7 +116,7 @@ def is_foreign(path: Path) -> bool:
     try:
         content = _read(path, "meta")
     except Exception:
-        return True  # whoever reads it next says what is wrong with it
+        return True  # the next reader reports what is wrong with it
     return not (isinstance(content, dict) and "format" in content)
 
 

@@ -1,4 +1,4 @@
-"""A run folder: its name, its files, where its checkpoints lie; runs/README.md says what each holds."""
+"""A run folder: its name, its small files and the paths of its checkpoints. runs/README.md describes them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Run:
             if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))
         ]
         number = max(taken, default=0) + 1
-        while True:  # another process may take the number between the look and the making
+        while True:  # another process may take the number first
             try:
                 (root / f"{stem}-{number:03d}").mkdir()
             except FileExistsError:
@@ -89,7 +89,7 @@ class Run:
         """Point ``runs/latest`` at this run (where the file system has symbolic links)."""
         link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{os.getpid()}"
         if link.exists() and not link.is_symlink():
-            return  # somebody's own folder of that name
+            return  # the user's own folder of that name
         try:
             temporary.symlink_to(self.path.name, target_is_directory=True)
             temporary.replace(link)
@@ -126,7 +126,7 @@ class Run:
         return info
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch's row to ``metrics.csv``; a row of the same epoch is replaced."""
+        """Add an epoch's row to ``metrics.csv``; an old row of this epoch or of a later one is replaced."""
         path = self.path / "metrics.csv"
         rows = [old for old in read_rows(path) if int(old["epoch"]) < row["epoch"]]
         write_csv(path, METRIC_COLUMNS, [*rows, row])
@@ -142,7 +142,7 @@ class Run:
             writer.writerow(csv_cells(row))
 
     def forget_after(self, step: int) -> None:
-        """Drop rows of steps and epochs that a resumed run is about to do again."""
+        """Drop the rows after ``step``: a resumed run is about to do these steps again."""
         for name, columns in (("steps.csv", STEP_COLUMNS), ("metrics.csv", METRIC_COLUMNS)):
             path = self.path / name
             if path.exists():
@@ -224,7 +224,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _git_state() -> str | None:
-    """Commit of the working folder, with ``+changes`` where it is not clean; None outside a repository."""
+    """Commit of the current folder, ``+changes`` if some are not committed; None outside a repository."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"],
@@ -239,7 +239,7 @@ def _git_state() -> str | None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file; a last line cut short by a crash is left out."""
+    """The rows of a CSV file; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -18,7 +18,7 @@ from PIL import Image
 
 import cvaecli
 from cvaecli import api, checkpoint
-from cvaecli.api import loading, prediction
+from cvaecli.api import loading, prediction, training
 from cvaecli.config import loading as config
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.engine.evaluate import evaluate
@@ -291,6 +291,22 @@ def test_a_failed_training_says_so_and_keeps_its_last_checkpoint(data: Path, tmp
     assert len(read_rows(run.path / "metrics.csv")) == 1
 
 
+def test_a_long_training_on_a_cpu_says_how_long(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    monkeypatch.setattr(training, "MEASURED", 0.0)
+    api.train(settings(data, *TRAINED, "train.max_steps=3"), runs=tmp_path, reporter=reporter)
+    assert notes == [], "a short one does not"
+    monkeypatch.setattr(training, "SLOW", 0.0)
+    api.train(settings(data, *TRAINED, "train.max_steps=9"), runs=tmp_path, reporter=reporter)
+    (line,) = notes
+    for text in ("to go on this CPU (7 steps, ", "--config quickstart", "train.epochs"):
+        assert text in line
+
+
 def test_wrong_data_leave_no_run_behind(data: Path, tmp_path: Path) -> None:
     for overrides in (
         ["data.root=/nowhere"],
@@ -333,6 +349,34 @@ def test_what_belongs_to_the_training_cannot_be_changed_afterwards(run: Run, ove
             call(run.path, [override])
 
 
+@pytest.mark.parametrize("key", ["eval.frames", "eval.clips", "eval.every", "eval.samples"])
+def test_what_has_no_effect_here_is_refused(run: Run, key: str) -> None:
+    for call in (api.predict, api.export_gif) if key == "eval.samples" else (api.validate, api.predict):
+        with pytest.raises(UserError, match=f"{key}: has no effect here") as caught:
+            call(run.path, [f"{key}=2"])
+    if key == "eval.frames":
+        assert "data.n_future=N" in caught.value.hint
+        assert api.validate(run.path, ["data.n_future=2"])["frames"] == 2
+
+
+def test_the_protocol_has_the_lengths_that_were_there_and_the_epochs_done(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    warnings: list[str] = []
+    reporter = Silent()
+    reporter.warn = warnings.append  # type: ignore[method-assign]
+    protocol = api.validate(run.path, ["data.n_future=10"], reporter=reporter)["protocol"]
+    lengths = [protocol[key] for key in ("n_future", "n_future_min", "n_future_max")]
+    assert lengths == [10, 6, 6] and warnings == []
+    best = checkpoint.load(run.checkpoint_path("best"))
+    assert protocol["epochs_done"] == best["epoch"] == best["step"] / 20 and protocol["step"] == best["step"]
+    copied = shutil.copytree(data, tmp_path / "set")
+    (copied / "clips.csv").write_text("split,first,last\nval,0,2\nval,3,6\n")
+    protocol = api.validate(run.path, [f"data.root={copied}"], reporter=reporter)["protocol"]
+    assert (protocol["n_future_min"], protocol["n_future_max"]) == (2, 3)
+    assert any("clips of 2 to 3 predicted frames" in line for line in warnings)
+
+
 def test_splits_and_sequences_that_are_not_there(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         api.validate(run.path, split="nope")
@@ -360,18 +404,19 @@ def test_train_init_starts_from_a_runs_weights(run: Run, data: Path, tmp_path: P
 
 
 def test_without_a_root_the_built_in_set_serves_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
+    sources: list[str] = []
     reporter = Silent()
-    reporter.note = notes.append  # type: ignore[method-assign]
+    reporter.data_source = sources.append  # type: ignore[method-assign]
     asked: dict[str, Any] = {}
 
     def load(root: Path | None, **options: Any) -> VideoData:
         asked.update(options, root=root)
-        return VideoData({}, "here", "0")
+        return VideoData({}, "built-in synthetic set, seed 0", "0")
 
     monkeypatch.setattr(loading.sources, "load", load)
     loading.load_data(make_config(), ("train", "val"), reporter)
-    assert asked["root"] is None and asked["need"] == ("train", "val") and "synthetic" in notes[0]
+    assert asked["root"] is None and asked["need"] == ("train", "val")
+    assert sources == ["built-in synthetic set, seed 0 (no data.root given)"]
 
 
 def test_nan_does_not_reach_json() -> None:

@@ -270,6 +270,13 @@ def test_the_command_says_whose_conditions_and_how_far_samples_spread(run: Run) 
     assert said.exit_code == 2
 
 
+def test_the_command_shows_the_psnr_that_the_literature_quotes(run: Run) -> None:
+    said = CliRunner().invoke(app, ["validate", str(run.path)]).stdout
+    metrics = api.evaluation(run)
+    assert metrics["protocol"]["literature_psnr"] == "psnr_per_channel"
+    assert "PSNR of each channel averaged*" in said and f"{metrics['psnr_per_channel']:.2f}" in said
+
+
 def test_what_cannot_be_swapped_is_refused(run: Run, tmp_path: Path) -> None:
     from cvaecli.api.validation import _columns
 

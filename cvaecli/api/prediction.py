@@ -32,7 +32,10 @@ from ..media.background import Consumer
 from ..media.panels import Frame
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
-from .loading import RUNS, load_data, open_run
+from .loading import RUNS, TRAINING_ONLY, load_data, open_run
+
+WITHOUT = {**TRAINING_ONLY, "eval.samples": "use --samples (in Python: samples)"}
+"""Keys that have no effect on a prediction."""
 
 
 class Video(NamedTuple):
@@ -93,7 +96,7 @@ def predict(
         The files written.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     chosen = dict(_chosen(data, split, sequence))
@@ -211,7 +214,7 @@ def export_gif(
         The file; ``RUN/predictions/<split>-<sequence>-panels.gif`` when ``out`` is unset.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or _split_with_truth(data, config)
     ((number, clip),) = _chosen(data, split, int(sequence))
@@ -272,7 +275,7 @@ def futures(
         UserError: no such clip, or one without true frames to predict.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
     clips = load_data(config, (split,), reporter).splits.get(split, [])
     if not 0 <= sequence < len(clips):
         raise UserError(f"--sequence {sequence}: {split} has {len(clips)} sequences, counted from 0")

@@ -13,7 +13,7 @@ from ..data.clip import VideoData
 from ..engine.batches import Sampler
 from ..engine.distributed import join
 from ..engine.fit import Trainer
-from ..launch import several, told_once_a_machine
+from ..launch import one_report_per_machine, several
 from ..reporter import Reporter, Silent
 from ..run import Run, find_run
 from ..schedules import beta, learning_rate, tfr
@@ -47,7 +47,7 @@ def resume(
         UserError: nothing to resume, other data, or an override of anything else.
     """
     reporter = reporter or Silent()
-    with told_once_a_machine():
+    with one_report_per_machine():
         home = find_run(run, runs)
         refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
         # Where there are several processes they must meet before they read the checkpoint.

@@ -19,12 +19,17 @@ from ..engine import measure
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, LostProcessError, World, join, losses
 from ..engine.fit import EpochEvent, StepEvent, Trainer
-from ..errors import ToldElsewhereError, UserError
+from ..errors import ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
 from .loading import RUNS, build_model, load_data, load_initial_weights
 from .validation import save_strip, validate
+
+SLOW = 30 * 60.0
+"""Seconds: a training on a CPU that has longer to go says so after its first steps."""
+MEASURED = 15.0
+"""Seconds of training on which that estimate is based."""
 
 
 def train(
@@ -211,7 +216,7 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
 
 def _consume(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> None:
     """Train to the end; the first process writes rows and checkpoints and reports."""
-    saved_at = time.monotonic()
+    saved_at, duration = time.monotonic(), _Duration(trainer)
     for event in trainer.events():
         if not trainer.world.leads:
             continue
@@ -222,9 +227,44 @@ def _consume(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) ->
             continue
         _log_step(run, event)
         reporter.step(event)
+        if line := duration.line():
+            reporter.note(line)
         if time.monotonic() - saved_at > 60 * trainer.config.train.save_minutes:
             checkpoints.save_last(run, checkpoint(trainer, data))
             saved_at = time.monotonic()
+
+
+class _Duration:
+    """Estimates once, from the first steps, how long a training on a CPU still takes."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._first: tuple[int, float] | None = None  # a step, and the seconds of training by then
+        self._done = trainer.device.torch.type != "cpu"
+
+    def line(self) -> str:
+        """The estimate where it is due and long; else nothing. To be asked after every step."""
+        trainer, train = self._trainer, self._trainer.config.train
+        if self._done:
+            return ""
+        if self._first is None:  # the first step, which allocates and may compile, does not count
+            self._first = trainer.step, trainer.seconds
+        steps, seconds = trainer.step - self._first[0], trainer.seconds - self._first[1]
+        if not steps or seconds < MEASURED:
+            return ""
+        self._done = True
+        left = min(trainer.total_steps, train.max_steps or trainer.total_steps) - trainer.step
+        each = seconds / steps
+        lasts = left * each
+        if train.max_minutes is not None:
+            lasts = min(lasts, 60 * train.max_minutes - trainer.seconds)
+        if lasts < SLOW:
+            return ""
+        text = f"{lasts / 3600:.1f} hours" if lasts > 5400 else f"{lasts / 60:.0f} minutes"
+        return (
+            f"about {text} to go on this CPU ({left} steps, {each:.1f} s each, validations not counted); "
+            "quicker: --config quickstart, or fewer train.epochs"
+        )
 
 
 def _save_interrupted(run: Run, trainer: Trainer, data: VideoData) -> None:
@@ -257,7 +297,7 @@ def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
         while run.info().get("status") == "running" and time.monotonic() < patience:
             time.sleep(0.1)
         if run.info().get("status") != "running":
-            raise ToldElsewhereError(error.exit_code) from None
+            raise ReportedElsewhereError(error.exit_code) from None
         run.update_info(status="failed", error=error.message)
         saved = run.checkpoint_path("last").is_file()
         hint = (

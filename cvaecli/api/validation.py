@@ -30,6 +30,9 @@ Swap = Literal["actions", "positions", "conditions"]
 OWN = "the clip's own"
 """``protocol.conditions`` of an evaluation without exchange."""
 
+LITERATURE = {"robot": "psnr_per_channel"}
+"""By kind of data: the PSNR that its publications quote, where that is not ``psnr``."""
+
 
 def validate(
     run: str | Path | None = None,
@@ -90,7 +93,12 @@ def validate(
         return {}
     summary: dict[str, Any] = scores.summary()
     summary["seconds"] = round(seconds, 2)
-    summary["protocol"] = _protocol(opened, data, scores, split, swap)
+    summary["protocol"] = protocol = _protocol(opened, data, scores, split, swap)
+    if protocol["n_future_min"] != protocol["n_future_max"]:
+        reporter.warn(
+            f"{split}: clips of {protocol['n_future_min']} to {protocol['n_future_max']} predicted frames; "
+            "each clip counts alike in the means"
+        )
     summary = without_nan(summary)
     name = split if swap is None else f"{split}{evaluations.SWAPPED}{swap}"
     folder = evaluations.write(home.path, name, summary, list(scores.per_frame()))
@@ -103,10 +111,13 @@ def _protocol(
 ) -> dict[str, Any]:
     """How the numbers were made."""
     config, saved = opened.config, opened.checkpoint
+    predicted = [clip.psnr.shape[1] for clip in scores.clips]
     return {
         "split": split,
         "n_past": config.data.n_past,
         "n_future": config.data.n_future or "all",
+        "n_future_min": min(predicted),
+        "n_future_max": max(predicted),
         "samples": config.eval.samples,
         "prior": config.eval.prior,
         "conditions": OWN if swap is None else f"predicted steps: the next clip's {swap}",
@@ -116,12 +127,13 @@ def _protocol(
         "device": opened.device.name,
         "psnr": "mean over frames of -10 log10(MSE over C, H, W), clamped to [0, 1]; mean over clips",
         "ssim": "11x11 Gaussian window, sigma 1.5, per channel, K1 0.01, K2 0.03",
+        "literature_psnr": LITERATURE.get(config.data.kind, "psnr"),
         "frame_size": list(data.frame_size),
         "data": data.source,
         "data_fingerprint": data.fingerprint,
         "checkpoint": opened.path.name,
         "checkpoint_fingerprint": checkpoints.fingerprint(saved),
-        "epoch": saved["epoch"],
+        "epochs_done": saved["epoch"],
         "step": saved["step"],
     }
 

@@ -1,4 +1,4 @@
-"""The command line: one small file a subcommand. They parse, call the API and print; nothing numeric."""
+"""The command line: one small file for each subcommand, which parses, calls the API and prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ app = typer.Typer(
     name="cvae",
     help="Train, evaluate and run conditional variational autoencoders for video prediction.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

@@ -97,7 +97,7 @@ def synth(
 def check(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     kind: Annotated[
-        Kind | None, typer.Option(help="Dance, or robot (folders or TFRecords). (told from what is there)")
+        Kind | None, typer.Option(help="Dance, or robot (folders or TFRecords). (recognised by its files)")
     ] = None,
     height: Annotated[
         int | None, typer.Option(min=8, max=4096, help=f"Frame height that will be trained on. {HEIGHT}")

@@ -62,7 +62,7 @@ def predict(
             reporter=console,
         )
         if as_json:
-            console.data({"written": [str(path) for path in written]})
+            console.data({"written": [str(path) for path in written], "data": console.source})
         else:
             for path in written:
                 console.result(str(path))

@@ -63,6 +63,9 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         ["repeat the last given frame", _dB(trivial["repeat_last_past"]["psnr"]), ""],
         ["mean frame of the clip (peeks)", _dB(trivial["mean_frame"]["psnr"]), ""],
     ]
+    if protocol["literature_psnr"] == "psnr_per_channel":
+        per_channel = ["rollout, PSNR of each channel averaged*", _dB(metrics["psnr_per_channel"]), ""]
+        rows.insert(1, per_channel)
     if protocol["samples"] > 1:
         rows[1:1] = [
             [
@@ -73,14 +76,24 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
             for which in ("best", "worst")
         ]
     console.table(f"{title}{swapped}, {prior}", ["", "PSNR dB", "SSIM"], rows)
+    if protocol["literature_psnr"] == "psnr_per_channel":
+        console.result("* what publications on these data quote; the other rows are of the joint error")
     kl = "not finite" if metrics["kl"] is None else f"{metrics['kl']:.3f}"
-    console.result(f"KL {kl} nats a frame; posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB")
+    gap = metrics["posterior_prior_gap"]
+    gap = "not finite" if gap is None else f"{gap:+.2f} dB"
+    console.result(f"KL {kl} nats a frame; posterior-to-prior gap {gap}")
+    if metrics.get("nan_frames"):
+        console.result(f"{metrics['nan_frames']} predicted frames are not finite: the model diverges")
     if metrics["diversity"] is not None:
         console.result(f"diversity {metrics['diversity']:.4f} (standard deviation over samples, white is 1)")
+    console.result(
+        f"data: {protocol['data']}; weights: {protocol['checkpoint']}, step {protocol['step']}, "
+        f"{protocol['epochs_done']} epochs done"
+    )
 
 
-def _dB(value: float) -> str:  # noqa: N802
-    return f"{value:.2f}"
+def _dB(value: float | None) -> str:  # noqa: N802
+    return "not finite" if value is None else f"{value:.2f}"
 
 
 def _number(value: float | None) -> str:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import CvaeError, ToldElsewhereError, UserError
+from ..errors import CvaeError, ReportedElsewhereError, UserError
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class World:
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[None]:
         """For work that all must have done before any goes on: one process's ``CvaeError`` is raised in
-        all, as ``ToldElsewhereError`` but in the first."""
+        all, as ``ReportedElsewhereError`` but in the first."""
         if self.size == 1:
             yield
             return
@@ -111,7 +111,7 @@ class World:
 
     def told_once(self, error: CvaeError) -> CvaeError:
         """An error that all processes have alike, silent in all but the first."""
-        return error if self.leads else ToldElsewhereError(error.exit_code)
+        return error if self.leads else ReportedElsewhereError(error.exit_code)
 
     def once(self, make: Callable[[], T]) -> T:
         """What the first process makes, for all. Its ``CvaeError`` is raised in all."""
@@ -155,7 +155,7 @@ def join(device: str) -> Iterator[World]:
     try:
         cuda = _take_device(device, local_rank)
     except UserError as error:
-        raise error if local_rank == 0 else ToldElsewhereError(error.exit_code) from None
+        raise error if local_rank == 0 else ReportedElsewhereError(error.exit_code) from None
     with losses():
         dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
         decisions = dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -1,10 +1,12 @@
-"""Does the fast path compute what the plain one does? In float32, at the config's full size: the terms and
-the gradient of a training step, and the predictions of a rollout; and what bf16 changes in the score of a
-trained model. Also counts the arithmetic of both.
+"""Whether the tool computes the same numbers as the plain path.
 
-Examples: python benchmarks/agree.py --config cyclical
-          python benchmarks/agree.py --config robot train.batch_size=4
-          python benchmarks/agree.py --run runs/reference-001        (bf16 against fp32)
+Compares, in float32 and at the config's full size, the loss terms and the gradient of a training step and
+the predictions of a rollout, and counts the arithmetic of both. With --run it scores a trained model in bf16
+and in fp32 instead.
+
+Examples: python benchmarks/compare_numbers.py --config cyclical
+          python benchmarks/compare_numbers.py --config robot train.batch_size=4
+          python benchmarks/compare_numbers.py --run runs/reference-001        (bf16 against fp32)
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import plain_training
 import tools
 import torch
-from paired import plain_pieces
+from compare_speed import plain_pieces
 from torch import Tensor
 
 from cvaecli.api.benchmark import clip_rollout, first_epoch, new_trainer

@@ -1,8 +1,10 @@
-"""Frames a second against the batch: doubles ``train.batch_size`` from 2 until nothing is gained (less than
-5 % over half the batch) or the device's memory is full. Each batch is a ``cvae bench`` in its own process.
+"""Training speed against the batch size.
 
-Examples: python benchmarks/filling.py --config pose
-          python benchmarks/filling.py --config robot train.ema=null --last 64
+Doubles ``train.batch_size`` from 2 until that gains less than 5 % frames a second or the device's memory is
+full. Each size is a ``cvae bench`` in its own process.
+
+Examples: python benchmarks/batch_size.py --config pose
+          python benchmarks/batch_size.py --config robot train.ema=null --last 64
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What only a fresh process can tell: seconds from the command ``cvae train`` to its first optimiser step on
-cached data, and the peak memory of training steps, plain and the tool's.
+"""Time from ``cvae train`` to its first optimiser step, and the memory of training steps.
 
-Time to first step runs the real command in a folder of its own and waits for the first row of steps.csv,
-which is written when step 1 is done. Memory is the largest resident set of a process that did nothing else
-(on CUDA the most that tensors took), beside that of one that has only imported and loaded the data.
+The time is that of the real command on cached data: it runs in a folder of its own until the first row of
+steps.csv is there, which is written when step 1 is done. Memory, of the plain path and of the tool, is the
+largest resident set of a new process that only trains (on CUDA: the most that tensors took), beside that of a
+process that only imports and loads the data.
 
-Example: python benchmarks/fresh.py --config cyclical --threads 2
+Example: python benchmarks/first_step.py --config cyclical --threads 2
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import paired
+import compare_speed
 import tools
 import torch
 
@@ -59,7 +59,7 @@ def peak_of(side: str, config: RunConfig, steps: int) -> float:
         load_data(config, ("train", "val"), Silent())
         device = prepare(config.runtime)
     else:
-        turns = paired.SIDES[side](config, 0, steps)
+        turns = compare_speed.SIDES[side](config, 0, steps)
         for _ in range(steps + 1):
             next(turns)
         cuda = torch.cuda.is_available() and config.runtime.device != "cpu"

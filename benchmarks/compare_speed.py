@@ -1,8 +1,9 @@
-"""The plain path against the tool's, in turn: a training step (or a stretch of a rollout) of the one, then of
-the other, and so on, so that whatever else the machine does falls on both.
+"""The speed of the tool against the plain path.
 
-Each side lives in a process of its own and waits while the other works: what the tool sets for its process
-(allocator, kernels) does not help the plain path. Prints a Markdown table. Cases:
+The two take turns: a training step (or a stretch of a rollout) of one, then of the other, and so on, so
+that other load on the machine slows both. Each runs in a process of its own and waits while the other works:
+what the tool sets for its process (allocator, kernels) does not help the plain path. Prints a Markdown table.
+Cases:
 
   pose-forced   course architecture, batch 2 x window 16, 64x32: training, teacher-forced
   pose-free     the same, free-running
@@ -10,8 +11,8 @@ Each side lives in a process of its own and waits while the other works: what th
   pose-clips    five clips in one batch against one clip at a time
   robot         configs/robot.yaml, 24 x 12 frames of 64x64: training, teacher-forced
 
-Examples: python benchmarks/paired.py --threads 2
-          python benchmarks/paired.py robot train.batch_size=2 --steps 3
+Examples: python benchmarks/compare_speed.py --threads 2
+          python benchmarks/compare_speed.py robot train.batch_size=2 --steps 3
 """
 
 from __future__ import annotations
