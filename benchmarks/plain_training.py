@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import Sampler
+from cvaecli.engine.teacher_forcing import forced
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
-from cvaecli.schedules import beta, forced, learning_rate
+from cvaecli.schedules import beta, learning_rate
 from cvaecli.seeding import stream
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

@@ -1,15 +1,40 @@
-"""What changes over training: beta, the teacher-forcing ratio and its coin, the learning rate.
+"""What changes over training: beta, the teacher-forcing ratio, the learning rate.
 
-All are pure functions of the step and the epoch (both counted from 0), so that a resumed run, a plot
-and a test see the same numbers as the training loop.
+All are pure functions of the step and the epoch (both counted from 0), so that a resumed run, a plot and a
+test see the same numbers as the training loop. Nothing here needs PyTorch.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
+from dataclasses import dataclass
 
-from .config.schema import KLConfig, OptimConfig, TeacherForcingConfig
+from .config.schema import KLConfig, OptimConfig, RunConfig, TeacherForcingConfig
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """What the schedules of a config say for one step.
+
+    Attributes:
+        beta: KL weight, without the constant ``kl.weight``.
+        tfr: teacher-forcing ratio; 0 for a model without teacher forcing.
+        lr: learning rate.
+    """
+
+    beta: float
+    tfr: float
+    lr: float
+
+    @classmethod
+    def at(cls, config: RunConfig, step: int, epoch: int, total_steps: int) -> Scheduled:
+        """The values at a step of an epoch of a training of ``total_steps`` steps."""
+        return cls(
+            beta=beta(config.kl, step, epoch, total_steps=total_steps, epochs=config.train.epochs),
+            tfr=tfr(config.teacher_forcing, epoch) if config.teacher_forcing else 0.0,
+            lr=learning_rate(config.optim, step, epoch, total_steps=total_steps),
+        )
 
 
 def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) -> float:
@@ -26,8 +51,8 @@ def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) 
     t, total = (epoch, epochs) if kl.unit == "epoch" else (step, total_steps)
     cycles = kl.cycles if kl.schedule == "cyclical" else 1
     period = kl.period or total / cycles
-    # The position in the cycle is taken from whole units where the period is whole: (t / P) mod 1
-    # would put the first unit of a cycle at 0.999... now and then.
+    # fmod of whole units is exact where the period is whole; (t / P) mod 1 would round the first unit of some
+    # cycles to 0.999...
     position = math.fmod(t, period) if kl.schedule == "cyclical" else float(t)
     if kl.schedule == "cyclical" and math.isclose(position, period):
         position = 0.0
@@ -66,30 +91,8 @@ def tfr(forcing: TeacherForcingConfig, epoch: int) -> float:
     if epoch >= first:
         falls = epoch // forcing.every - math.ceil(first / forcing.every) + 1
     lowest = min(forcing.floor, forcing.ratio)
-    # Rounded: 1.0 - 10 * 0.1 is to be 0, not 1e-16.
+    # Rounded, so that 1.0 - 10 * 0.1 is 0 and not 1e-16.
     return max(round(forcing.ratio - falls * forcing.decay, 10), lowest)
-
-
-def forced(forcing: TeacherForcingConfig, seed: int, step: int, epoch: int, *, time_steps: int) -> list[bool]:
-    """Which of a batch's time steps are teacher-forced: the coin of ``forcing.coin``.
-
-    The coin is a function of the seed and the epoch (or step), not of a consumed generator.
-
-    Returns:
-        ``time_steps`` flags; all equal unless a coin is tossed for every step.
-    """
-    ratio = tfr(forcing, epoch)
-    if ratio in (0.0, 1.0):
-        return [ratio == 1.0] * time_steps
-    import torch  # here alone: figures of the schedules need none
-
-    from .seeding import stream
-
-    toss = epoch if forcing.coin == "epoch" else step
-    coins = torch.rand(time_steps, generator=stream(seed, "coin", toss))
-    if forcing.coin != "step":
-        return [bool(coins[0] < ratio)] * time_steps
-    return [bool(coin < ratio) for coin in coins]
 
 
 def learning_rate(optim: OptimConfig, step: int, epoch: int, *, total_steps: int) -> float:

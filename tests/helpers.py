@@ -84,9 +84,9 @@ def run_events(trainer: Trainer) -> tuple[list[StepEvent], list[EpochEvent]]:
 
 def predicted(trainer: Trainer, batch: Batch) -> Step:
     """What the next training step predicts of a batch, z from the posterior."""
-    plan = trainer._plan()
-    told, *_ = trainer._loss.parts(batch, 0, trainer.step, plan.forced)
-    return trainer._loss._unroll(told, plan.forced, plan.tfr)
+    coins = trainer._forced(trainer.step)
+    first, *_ = trainer._loss.parts(batch, 0, trainer.step, coins)
+    return trainer._loss.predict(first, coins, trainer._scheduled(trainer.step).tfr)
 
 
 def write_set(root: Path, train: int = 20, val: int = 7, test: int = 2, size: int = 8) -> Path:

@@ -17,7 +17,7 @@ from helpers import CPU, make_config, write_set
 from PIL import Image
 
 import cvaecli
-from cvaecli import api, checkpoint
+from cvaecli import api, checkpoint, evaluations
 from cvaecli.api import loading, prediction, training
 from cvaecli.config import loading as config
 from cvaecli.data.clip import Clip, VideoData
@@ -55,7 +55,7 @@ def test_a_training_leaves_the_run_folder_of_the_readme(run: Run, data: Path) ->
         *("config.yaml", "run.json", "metrics.csv", "steps.csv"),
         *(f"checkpoints/{name}.pt" for name in ("last", "previous", "best", "epoch-0001")),
         *(f"samples/epoch-000{epoch}.png" for epoch in range(3)),
-        *(f"eval/val/{name}" for name in ("metrics.json", "per_frame.csv", "strip.png")),
+        *(f"eval/val/{name}" for name in ("metrics.json", "per_frame.csv", "strip.png", "frames.npz")),
     }
     assert run.name == "tiny-001" and (run.path.parent / "latest").resolve() == run.path.resolve()
     assert config.load(run.path / "config.yaml") == settings(data, *TRAINED)
@@ -65,6 +65,17 @@ def test_a_training_leaves_the_run_folder_of_the_readme(run: Run, data: Path) ->
     rows = read_rows(run.path / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"] and list(rows[0]) == METRIC_COLUMNS
     assert all(row["val/psnr"] and row["train/loss"] for row in rows)
+
+
+def test_an_evaluation_keeps_pictures_of_its_clips(run: Run) -> None:
+    clip = evaluations.read_frames(run.path)[0]
+    assert list(clip.rows) == ["truth", "posterior", "rollout", "condition"]
+    last = int(clip.numbers[-1])
+    assert clip.numbers[0] == 1 and clip.rows["truth"].shape == (len(clip.numbers), 12, 12, 3)
+    rows = list(csv.DictReader((run.path / "eval/val/per_frame.csv").open()))
+    due = next(float(row["psnr"]) for row in rows if row["clip"] == clip.name and int(row["frame"]) == last)
+    error = np.mean((clip.rows["rollout"][-1] / 255.0 - clip.rows["truth"][-1] / 255.0) ** 2)
+    assert -10 * np.log10(error) == pytest.approx(due, abs=0.05), "the pictures are those that were scored"
 
 
 def test_best_is_the_best_validation_and_is_what_is_scored(run: Run) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from cvaecli.config.schema import AugmentConfig, TrainConfig
 from cvaecli.engine import batches as module
-from cvaecli.engine.augment import augment
-from cvaecli.engine.batches import Frames, Sampler, batches, to_float
+from cvaecli.engine.batches import Frames, Sampler, augment, batches, to_float
 from cvaecli.errors import UserError
 from cvaecli.seeding import stream
 

@@ -211,7 +211,10 @@ def test_predict_in_every_form(here: Path, tmp_path: Path) -> None:
         (path,) = written(cvae("predict", "a", "--frames", 5, "--out", tmp_path / name))
         assert path == tmp_path / name and path.stat().st_size > 100
     with Image.open(tmp_path / "x.gif") as gif:
-        assert gif.size == (12, 12) and getattr(gif, "n_frames", 1) == 5
+        assert gif.size == (396, 396) and getattr(gif, "n_frames", 1) == 5
+    written(cvae("predict", "a", "--frames", 5, "--out", tmp_path / "x.gif", "--scale", 1))
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.size == (12, 12)
     assert np.load(tmp_path / "x.npz")["frames"].shape == (5, 12, 12, 3)
     (folder,) = written(cvae("predict", "a", "--out", f"{tmp_path}/frames/", "--scale", 2))
     assert sorted(p.name for p in folder.iterdir()) == [f"{t}.png" for t in range(7)]

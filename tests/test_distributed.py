@@ -96,18 +96,18 @@ def in_two(work: Callable[..., Any], *arguments: Any) -> list[Any]:
 # --- shares of a batch --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("batch", "told"), [(8, 8), (7, 7), (12, 8), (11, 6)])
+@pytest.mark.parametrize(("batch", "posterior"), [(8, 8), (7, 7), (12, 8), (11, 6)])
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (3, 1), (1, 3), (2, 2)])
-def test_every_row_is_computed_once(batch: int, told: int, size: int, accumulate: int) -> None:
+def test_every_row_is_computed_once(batch: int, posterior: int, size: int, accumulate: int) -> None:
     seen: list[int] = []
     for rank in range(size):
-        split = Split(batch, told, rank, size, accumulate)
-        mine = split.mine.numbers
+        split = Split(batch, posterior, rank, size, accumulate)
+        mine = split.mine.all
         for n in range(accumulate):
-            part, held = split.part(n), split.held(n)
-            assert len(part.told) > 0 and all(row < told for row in part.told)
-            assert all(row >= told for row in part.untold) and bool(part.untold) == (told < batch)
-            assert [mine[k] for k in held.numbers] == part.numbers
+            part, local = split.part(n), split.local_part(n)
+            assert len(part.posterior) > 0 and all(row < posterior for row in part.posterior)
+            assert all(row >= posterior for row in part.prior) and bool(part.prior) == (posterior < batch)
+            assert [mine[k] for k in local.all] == part.all
         seen += mine
     assert sorted(seen) == list(range(batch))
 
@@ -300,10 +300,10 @@ class Trains:
     def __call__(self, config: RunConfig | None) -> Any:
         train_step = Trainer._train_step
 
-        def watched(trainer: Trainer, batch: Any, plan: Any) -> Any:
+        def watched(trainer: Trainer, *arguments: Any) -> Any:
             if trainer.step == self.step and launch.rank() == self.rank:
                 self.how()
-            return train_step(trainer, batch, plan)
+            return train_step(trainer, *arguments)
 
         Trainer._train_step = watched  # type: ignore[method-assign]
         warned: list[str] = []

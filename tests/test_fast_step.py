@@ -14,8 +14,7 @@ from cvaecli import models
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig, RuntimeConfig
 from cvaecli.data.clip import Clip
-from cvaecli.engine.compiled import WORTH_IT, compiled
-from cvaecli.engine.device import Device
+from cvaecli.engine.device import COMPILING_PAYS, Device, compiled
 from cvaecli.engine.fit import StepEvent, Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.engine.optimizer import load_state, make_optimizer, set_lr
@@ -169,10 +168,10 @@ def test_auto_compiles_where_it_pays() -> None:
     model = make_trainer().model
     cpu, cuda = Device(torch.device("cpu"), False), Device(torch.device("cuda"), False)
     auto = RuntimeConfig(compile="auto")
-    assert compiled(model, auto, cpu, WORTH_IT) is model
-    assert compiled(model, auto, cuda, WORTH_IT - 1) is model
-    assert compiled(model, auto, cuda, WORTH_IT) is not model
-    assert compiled(model, RuntimeConfig(compile="off"), cuda, WORTH_IT) is model
+    assert compiled(model, auto, cpu, COMPILING_PAYS) is model
+    assert compiled(model, auto, cuda, COMPILING_PAYS - 1) is model
+    assert compiled(model, auto, cuda, COMPILING_PAYS) is not model
+    assert compiled(model, RuntimeConfig(compile="off"), cuda, COMPILING_PAYS) is model
     assert compiled(model, RuntimeConfig(compile="on"), cpu, 1) is not model
 
 

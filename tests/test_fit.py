@@ -109,7 +109,7 @@ def _forced_epoch(**forcing: Any) -> tuple[Trainer, int]:
         trainer.config = make_config(
             f"seed={seed}", train=TOY, teacher_forcing=forcing, optim={"name": "sgd", "momentum": 0}
         )
-        if trainer._plan_at(0).share == 1:
+        if all(trainer._forced(0)):
             return trainer, seed
     raise AssertionError("no seed falls on forced")
 
@@ -198,7 +198,7 @@ def test_a_coin_a_step_feeds_each_step_as_it_fell() -> None:
     """x_hat of a toy that copies its input: the loss of step k says what it was fed."""
     forcing = {"ratio": 0.5, "coin": "step"}
     trainer = toy_trainer(teacher_forcing=forcing, train={"window": 12, "batch_size": 1})
-    batch, coins = first_batch(trainer), trainer._plan_at(0).forced
+    batch, coins = first_batch(trainer), trainer._forced(0)
     assert len(coins) == 11 and 0 < sum(coins[1:]) < 10
     event = first_step(trainer)
     x, losses = batch.frames[:, 0], []

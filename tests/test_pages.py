@@ -550,7 +550,7 @@ def test_large_videos_are_made_small(tmp_path: Path) -> None:
 
 
 def test_an_exported_gif_is_played_where_there_are_no_arrays(tmp_path: Path) -> None:
-    from cvaecli.media import video as media
+    from cvaecli import media
 
     run = make_run(tmp_path / "a")
     frames = [np.full((8, 30, 3), 10 * k, np.uint8) for k in range(12)]

@@ -343,6 +343,9 @@ def test_validations_of_different_protocols_are_named(tmp_path: Path) -> None:
     c = make_run(tmp_path / "c", epochs=3, settings={"eval": {"frames": 40}})
     change_info(a, data={"fingerprint": "0123456789"})
     change_info(c, data={"fingerprint": "abcdefabcd"})
+    assert "RESUME" not in title(draw("epochs", a))
+    change_info(a, eval_changes=[{"step": 20, "changed": {}}])
+    assert "A RESUME CHANGED HOW a VALIDATES" in " ".join(title(draw("epochs", a)).split())
     assert "data 01234567 / data abcdefab" in " ".join(title(draw("epochs", a, c)).split())
 
 

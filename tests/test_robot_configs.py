@@ -7,8 +7,9 @@ import pytest
 from cvaecli.config import loading as config
 from cvaecli.config.schema import DataConfig, RunConfig
 from cvaecli.data import KINDS
+from cvaecli.engine.teacher_forcing import forced
 from cvaecli.models.svg.model import SVGConfig
-from cvaecli.schedules import beta, forced, tfr
+from cvaecli.schedules import beta, tfr
 
 NAMES = config.builtin_names()
 ROBOT = [name for name in NAMES if config.load(name).data.kind == "robot"]

@@ -6,7 +6,8 @@ import pytest
 
 from cvaecli.config import loading as config
 from cvaecli.config.schema import KLConfig, OptimConfig, TeacherForcingConfig
-from cvaecli.schedules import beta, forced, learning_rate, tfr
+from cvaecli.engine.teacher_forcing import forced
+from cvaecli.schedules import Scheduled, beta, learning_rate, tfr
 
 
 def betas(kl: KLConfig, epochs: int, steps: int = 1) -> list[float]:
@@ -342,3 +343,17 @@ def test_warm_up_rises_linearly_and_arrives(schedule: str) -> None:
 def test_cosine_after_warm_up_ends_at_min_lr() -> None:
     optim = OptimConfig(schedule="cosine", lr=1.0, min_lr=0.1, warmup_steps=2)
     assert rates(optim, 7) == pytest.approx([1 / 3, 2 / 3, 1.0, 0.8681981, 0.55, 0.2318019, 0.1], abs=1e-7)
+
+
+# --- all of them --------------------------------------------------------------------------------------
+
+
+def test_what_a_config_schedules_for_a_step() -> None:
+    run = config.load("quickstart")
+    for step in (0, 7, 120, 499):
+        at = Scheduled.at(run, step, step // 50, 500)
+        assert at.beta == beta(run.kl, step, step // 50, total_steps=500, epochs=10)
+        assert at.lr == learning_rate(run.optim, step, step // 50, total_steps=500)
+        assert run.teacher_forcing is not None and at.tfr == tfr(run.teacher_forcing, step // 50)
+    reference = config.load("reference")
+    assert reference.teacher_forcing is None and Scheduled.at(reference, 3, 0, 500).tfr == 0

@@ -18,8 +18,6 @@ from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, World
 from ..errors import UserError
 from ..models.base import VideoCVAE
-from ..models.pose import PoseCVAE
-from ..models.pose_checkpoint import load_course_checkpoint
 from ..reporter import Reporter, Silent
 from ..run import Run, find
 
@@ -82,18 +80,15 @@ def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
 
 
 def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> None:
-    """Put the weights of a run's checkpoint, or of a course checkpoint, into a new model.
+    """Put weights into a new model: those of a run's checkpoint, or of another program's that it can read.
 
     Raises:
         UserError: the file is neither, or does not fit the model.
     """
-    if isinstance(model, PoseCVAE) and checkpoints.is_foreign(path):
-        found = load_course_checkpoint(path, model.config)
-        for note in found.notes:
-            reporter.note(note)
-        weights = found.state_dict
-    else:
-        weights = checkpoints.load(path)["model"]
+    foreign = model.foreign_weights(path) if checkpoints.is_foreign(path) else None
+    for note in foreign.notes if foreign else []:
+        reporter.note(note)
+    weights = foreign.state_dict if foreign else checkpoints.load(path)["model"]
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

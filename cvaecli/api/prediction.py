@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .. import metrics
+from .. import media, metrics
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.batches import to_float
@@ -28,7 +28,6 @@ from ..errors import UserError
 from ..files import replacing
 from ..media import panels
 from ..media import submission as submissions
-from ..media import video as media
 from ..media.background import Consumer
 from ..media.panels import Frame
 from ..models.base import VideoCVAE
@@ -72,7 +71,7 @@ def predict(
     samples: int = 1,
     submission: Path | None = None,
     fps: float = 25,
-    scale: int = 1,
+    scale: int | None = None,
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> list[Path]:
@@ -91,6 +90,7 @@ def predict(
         sequence: number of a sequence, or ``all``.
         samples: predictions of each sequence, with different noise.
         submission: also write the course's CSV: all sequences of the split, first sample.
+        scale: whole-number enlargement of pictures; when unset, what ``media.write`` chooses for viewing.
 
     Returns:
         The files written.

@@ -140,13 +140,12 @@ def _join(folder: Path, plan: Plan, storage: str | None, stale_after: float) -> 
             if plan.vary != old.vary or plan.trials != old.trials:
                 plan.write(folder)
             return Queue(folder, plan, storage, stale_after)
+        plan.write(folder)
         try:
             queue = Queue(folder, plan, storage, stale_after)
-            if queue.trials and storage:
-                raise UserError(
-                    f"--storage: holds a study named {folder.name} already", "choose another --name"
-                )
-            plan.write(folder)
+            if queue.trials:
+                told = f"--storage: holds a study named {folder.name} already"
+                raise UserError(told, "choose another --name")
             return queue
         except BaseException:
             shutil.rmtree(folder)

@@ -138,7 +138,8 @@ class _CellReporter(Silent):
 
 def _log_to(path: Path) -> None:
     """Send this process's output to a file."""
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     with path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

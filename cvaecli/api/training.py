@@ -17,7 +17,7 @@ from ..data.clip import Clip, VideoData, first_frames
 from ..data.robot import condition_stats
 from ..engine import measure
 from ..engine.device import Device, prepare
-from ..engine.distributed import ALONE, LostProcessError, World, join, losses
+from ..engine.distributed import ALONE, LostProcessError, World, detecting_lost_processes, join
 from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
 from ..errors import ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
@@ -300,7 +300,7 @@ def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
     That is the first process; if it is the one that ended, the next.
     """
     try:
-        with losses():
+        with detecting_lost_processes():
             yield
     except LostProcessError as error:
         patience = time.monotonic() + (0 if world.leads else 2 + world.rank / 4)

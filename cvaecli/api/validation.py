@@ -12,16 +12,14 @@ import numpy as np
 import torch
 
 from .. import checkpoint as checkpoints
-from .. import evaluations
+from .. import evaluations, media
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
-from ..engine.evaluate import evaluate, share, together
-from ..engine.scores import Evaluation
+from ..engine.evaluate import Evaluation, evaluate, share, together
 from ..errors import UserError
 from ..evaluations import ClipFrames
 from ..media import panels
-from ..media import video as media
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..run import Run

@@ -10,16 +10,15 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from ..data.kinds import DEFAULT, KINDS
+from ..settings import Section
 
 
 def _expand_home(path: Path) -> Path:
@@ -33,26 +32,6 @@ def _expand_home(path: Path) -> Path:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 UserPath = Annotated[Path, AfterValidator(_expand_home)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys, NaN and infinity are refused; values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        coerce_numbers_to_str=False,
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would read ``epochs: true`` as 1."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise PydanticCustomError("switch", "input is a switch, and this key is not one")
-        return value
 
 
 def _known_kind(value: Any) -> Any:
@@ -272,7 +251,7 @@ class OptimConfig(Section):
     """Weight decay (decoupled for AdamW)."""
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
     """constant; multistep: times gamma at each milestone; cosine: from lr to min_lr over all steps."""
-    milestones: list[Annotated[int, Field(ge=0)]] = [2, 5]
+    milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
     """Epochs at which multistep falls."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of multistep."""

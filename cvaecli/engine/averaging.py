@@ -14,10 +14,10 @@ class WeightAverage:
     """Exponential moving average of a model's weights and buffers.
 
     ``w <- d w + (1 - d) w_t`` with ``d = min(decay, (1 + n) / (10 + n))`` after n updates, so that the
-    first steps do not linger (the warm-up of TensorFlow's ExponentialMovingAverage).
+    untrained weights are soon forgotten (the warm-up of TensorFlow's ExponentialMovingAverage).
 
     Args:
-        model: on its device; its weights are changed in place from here on, never replaced.
+        model: on its device; training must change its weights in place, never replace them.
     """
 
     def __init__(self, model: VideoCVAE, decay: float) -> None:
@@ -30,22 +30,22 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, n: int) -> None:
-        """Take in the model's weights after step ``n`` (from 0)."""
+        """Add the model's weights after step ``n``, counted from 0, to the average."""
         decay = min(self._decay, (1 + n) / (10 + n))
-        mine, theirs = zip(*self._floats, strict=True)
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        averages, weights = zip(*self._floats, strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for counter, value in self._counters:
             counter.copy_(value)
 
 
 @torch.no_grad()
 def interpolate(model: nn.Module, initial: dict[str, Tensor]) -> None:
-    """Blend every weight with its initial value by how much its direction has kept.
+    """Blend every weight tensor with its initial value: the more its direction has changed, the more of the
+    initial value (after Model Stock, Jang et al. 2024).
 
-    ``alpha = 2 cos / (1 + cos)``, ``w <- alpha w + (1 - alpha) w_0`` with cos the cosine similarity of
-    the tensor with its initial value (after Model Stock, Jang et al. 2024). Buffers are left out, and
-    tensors that start as zeros, whose cosine is undefined. cos is clamped to [0, 1]: towards -1 alpha
-    explodes, and a negative alpha would point away from both.
+    ``w <- alpha w + (1 - alpha) w_0`` with ``alpha = 2 cos / (1 + cos)`` and cos the cosine similarity of the
+    tensor with its initial value, clamped to [0, 1]: towards -1 alpha would grow without bound. Buffers are
+    left as they are, and tensors that start as zeros, whose cosine is undefined.
 
     Args:
         initial: the weights before training, by parameter name.

@@ -1,4 +1,4 @@
-"""Training batches: which frames of which clips, as a function of (seed, epoch), gathered on the device."""
+"""Training batches: which frames of which clips, as a function of (seed, epoch), gathered and augmented."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.schema import TrainConfig
+from ..config.schema import AugmentConfig, TrainConfig
 from ..data.clip import Clip, first_frames
 from ..errors import UserError
 from ..seeding import stream
-from .augment import augment
 from .device import Device
 from .prefetch import ahead, empty_on_host
 
@@ -37,8 +37,8 @@ def to_float(values: Tensor) -> Tensor:
 class Frames:
     """The training frames: on the device when they fit, otherwise read from the memory map.
 
-    A set may be larger than memory: what is read stays in the system's page cache as long as there is room,
-    and counts as shared, not as this process's own memory.
+    The set may be larger than memory: what is read stays in the system's page cache as long as there is room.
+    It counts as shared memory, not as this process's own.
     """
 
     def __init__(self, clips: Sequence[Clip], device: Device) -> None:
@@ -63,22 +63,22 @@ class Frames:
             yield from (self.gather(*row) for row in rows)
         elif self._device.type == "cpu":
             yield from ahead(self.gather(*row) for row in rows)
-        else:  # the thread gives the device nothing to do: bytes go there, and become floats there
-            yield from map(self._placed, ahead(self._read(*row) for row in rows))
+        else:  # bytes are read in the thread; this thread copies them to the device and converts them there
+            yield from map(self._on_device, ahead(self._read(*row) for row in rows))
 
     def gather(self, clip: Tensor, frame: Tensor) -> Batch:
         """One batch of ``batches``."""
         if not self.resident:
-            return self._placed(self._read(clip, frame))
+            return self._on_device(self._read(clip, frame))
         index = (torch.from_numpy(self._starts)[clip][:, None] + frame).to(self._device)
         return Batch(to_float(self._frames[index]), to_float(self._condition[index]))
 
-    def _placed(self, parts: tuple[Tensor, Tensor]) -> Batch:
+    def _on_device(self, parts: tuple[Tensor, Tensor]) -> Batch:
         frames, condition = (to_float(part.to(self._device, non_blocking=True)) for part in parts)
         return Batch(frames, condition)
 
     def _read(self, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames and conditions as they are in the memory map, copied to the host."""
+        """Frames and conditions as the memory map has them, copied into the host's memory."""
         chosen = [self._clips[c] for c in clip.tolist()]
         frames = self._gathered([one.frames for one in chosen], frame)
         return frames, self._gathered([one.condition for one in chosen], frame)
@@ -96,18 +96,19 @@ def _free_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     try:
         free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        return free / int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the machine's processes keep a copy each
+        # Each process of this machine keeps its own copy.
+        return free / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     except (ValueError, OSError, AttributeError):
-        return 4e9  # no such question on this system: assume a small machine
+        return 4e9  # this system does not say: assume a small machine
 
 
 class Sampler:
     """Draws the batches of an epoch.
 
-    ``windows``: runs of ``window`` consecutive frames, their starts ``stride`` apart; shuffled, each
-    start also moves forward at random by less than a stride. ``pairs``: the same with the given frames
-    taken from anywhere in the clip and only the others consecutive; ``window`` 2 is one pair.
-    No batch holds frames of two clips in one row. The last incomplete batch is dropped.
+    ``windows``: runs of ``window`` consecutive frames, their starts ``stride`` apart; shuffled, each start
+    also moves forward at random by less than a stride. ``pairs``: the given frames are drawn from the whole
+    clip at random and only the others are consecutive; a ``window`` of 2 is one pair.
+    The frames of a row are of one clip. The last incomplete batch is dropped.
     """
 
     def __init__(
@@ -119,14 +120,15 @@ class Sampler:
         partial: float = 1.0,
         n_past: int = 1,
     ) -> None:
-        """``lengths`` are the clips' frame counts; ``partial`` is ``data.partial``.
+        """``lengths`` are the clips' frame counts; ``sampling`` is windows or pairs; ``partial`` is
+        ``data.partial``.
 
         Raises:
             UserError: too few frames for one batch.
         """
         self._train, self._seed = train, seed
-        self._free = n_past if sampling == "pairs" else 0  # frames of a row from anywhere in the clip
-        self._run = train.window - self._free  # consecutive frames of a row
+        self._anywhere = n_past if sampling == "pairs" else 0  # frames of a row from anywhere in the clip
+        self._run = train.window - self._anywhere  # consecutive frames of a row
         self._all = self._places(first_frames(lengths, partial))
         fast = partial * train.fast_partial
         self._fast = self._places(first_frames(lengths, fast)) if train.fast_epochs else self._all
@@ -191,7 +193,7 @@ class Sampler:
         if self._train.shuffle:
             start = low + (torch.rand(len(rows), generator=generator) * (high - low + 1)).long()
         run = start[:, None] + torch.arange(self._run)
-        anywhere = (torch.rand(len(rows), self._free, generator=generator) * length[:, None]).long()
+        anywhere = (torch.rand(len(rows), self._anywhere, generator=generator) * length[:, None]).long()
         return clip, torch.cat([anywhere, run], 1)
 
 
@@ -207,10 +209,78 @@ def batches(
     """The batches of an epoch from number ``first`` on, gathered and augmented.
 
     Args:
-        rows: those of every batch that are wanted, all when unset; each is what it is in the whole batch.
+        rows: only these rows of every batch; all when unset. A row is the same either way.
     """
-    wanted = slice(None) if rows is None else rows
-    chosen = ((clip[wanted], frame[wanted]) for clip, frame in sampler.epoch(epoch, first))
+    mine = slice(None) if rows is None else rows
+    chosen = ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
     for step, batch in enumerate(frames.batches(chosen), start=first):
         generator = stream(seed, "augment", epoch, step)
         yield Batch(*augment(*batch, train.augment, generator, rows, train.batch_size))
+
+
+# --- augmentation -------------------------------------------------------------------------------------
+
+
+def augment(
+    frames: Tensor,
+    condition: Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    rows: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Flip, shift and zoom pictures: one random change a sample, the same for its frames and label images.
+
+    Args:
+        frames: ``[B, T, C, H, W]`` in [0, 1].
+        condition: label images ``[B, T, C', H, W]``, changed alike; anything where nothing is configured.
+        generator: on the CPU; the draws do not depend on the device.
+        rows: the samples' numbers in a batch of ``batch_size``, where they are not a whole batch: each is
+            changed as it is in the whole batch.
+
+    Returns:
+        The changed frames and condition; the same tensors where nothing is configured.
+    """
+    if not _wanted(config):
+        return frames, condition
+    B, _, _, H, W = frames.shape
+    draws = torch.rand(batch_size or B, 4, generator=generator)
+    if rows is not None:
+        draws = draws[rows]
+    mirror = torch.where(draws[:, 0] < config.flip, -1.0, 1.0)
+    zoom = 1.0 + (2 * draws[:, 1] - 1) * config.zoom
+    # Whole pixels: without zoom nothing is resampled, so nothing is blurred.
+    pixels = torch.round((2 * draws[:, 2:] - 1) * torch.tensor(config.shift))
+    theta = torch.zeros(B, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = mirror / zoom, 1.0 / zoom
+    theta[:, 0, 2], theta[:, 1, 2] = pixels[:, 1] * 2 / W, pixels[:, 0] * 2 / H
+    grid = F.affine_grid(theta, [B, 1, H, W], align_corners=False).to(frames.device)
+    return _warp(frames, grid), _warp(condition, grid)
+
+
+def check_augmentation(config: AugmentConfig, clips: Sequence[Clip]) -> None:
+    """Refuse what would change the pictures and leave their conditions as they are.
+
+    Raises:
+        UserError: an augmentation is wanted and the clips' conditions are vectors.
+    """
+    if (wanted := _wanted(config)) and clips[0].condition.ndim == 2:
+        keys = ", ".join(f"train.augment.{name}" for name in wanted)
+        raise UserError(
+            f"{keys}: the conditions are vectors (actions, positions), which would not fit a changed picture",
+            "set train.augment={}",
+        )
+
+
+def _wanted(config: AugmentConfig) -> list[str]:
+    """The augmentations that are switched on."""
+    switches = {"flip": config.flip, "shift": any(config.shift), "zoom": config.zoom}
+    return [name for name, on in switches.items() if on]
+
+
+def _warp(pictures: Tensor, grid: Tensor) -> Tensor:
+    B, T, C, H, W = pictures.shape
+    warped = F.grid_sample(
+        pictures.reshape(B, T * C, H, W), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return warped.reshape(B, T, C, H, W)

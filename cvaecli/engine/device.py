@@ -1,4 +1,4 @@
-"""The device a run computes on: which one, in which precision, with which kernels."""
+"""The device a run computes on: which one, in which precision, compiled or not, what it keeps in memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ import copy
 import ctypes
 import os
 import platform
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ..config.schema import RuntimeConfig
 from ..errors import UserError
+from ..models.base import VideoCVAE
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+T = TypeVar("T")
+
+COMPILING_PAYS = 5000
+"""Steps of a run on CUDA from which compiling, which takes a minute or two, is taken to pay: a choice, not a
+measurement. On a CPU a compiled step of the course architecture was as fast as a plain one, after 87 s of
+compiling."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h; a threshold of -1 is "never"
 
@@ -45,14 +54,14 @@ class Device:
             torch.mps.synchronize()
 
     def place(self, model: Model) -> Model:
-        """Move a model here, convolution weights channels-last: faster on every device we know."""
+        """Move a model here, convolution weights channels-last: faster on every device tried."""
         return model.to(self.torch).to(memory_format=torch.channels_last)
 
     def for_inference(self, model: Model) -> Model:
         """The model, or under bf16 a copy whose convolutions hold their weights in bf16.
 
-        Gives the same numbers: autocast would cast the weights, but anew at every step. Training goes on
-        with the model given.
+        The numbers are the same: autocast would cast the weights too, but again at every step. The model
+        given stays as it is, so that training can go on with it.
         """
         if not self.bf16:
             return model
@@ -118,9 +127,8 @@ def _choose(name: str) -> torch.device:
 def _keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of giving it back to the system.
 
-    Tensors of tens of megabytes would otherwise come back at every step as fresh pages, which the
-    system zeroes one by one: 10 % of a training step in bf16, up to 40 % in fp32. Other C libraries are
-    left as they are.
+    Otherwise tensors of tens of megabytes get new pages at every step, which the system zeroes one by one:
+    10 % of a training step in bf16, up to 40 % in fp32. Other C libraries are left as they are.
     """
     libc, _ = platform.libc_ver()
     if libc != "glibc" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
@@ -136,3 +144,61 @@ def _has_bf16_units(device: torch.device) -> bool:
     if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+# --- compiled parts -----------------------------------------------------------------------------------
+
+
+class _Compiled:
+    """The parts of a model that a training step calls, compiled. Copies of the model stay plain."""
+
+    def __init__(self, model: VideoCVAE) -> None:
+        self.parallel, self.buffers = model.parallel, model.buffers
+        for name in ("encode", "burn_in", "step", "unroll"):
+            setattr(self, name, torch.compile(getattr(model, name), dynamic=False))
+
+
+def compiled(model: VideoCVAE, runtime: RuntimeConfig, device: Device, total_steps: int) -> VideoCVAE:
+    """The model for training steps, compiled where ``runtime.compile`` says so.
+
+    Args:
+        total_steps: of the whole run, so that a resumed run decides alike.
+    """
+    pays = device.torch.type == "cuda" and total_steps >= COMPILING_PAYS
+    if runtime.compile == "on" or (runtime.compile == "auto" and pays):
+        return cast(VideoCVAE, _Compiled(model))
+    return model
+
+
+# --- activation checkpointing -------------------------------------------------------------------------
+
+
+def recomputed(model: VideoCVAE, function: Callable[..., T], *arguments: Any) -> T:
+    """``function(*arguments)``, run again in the backward pass instead of keeping its inner results (Chen et
+    al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+
+    Args:
+        model: what ``function`` computes with; only the first run updates its running statistics.
+        function: draws no random numbers.
+    """
+
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _buffers_restored(model)
+
+    result: T = checkpoint(
+        function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+    )
+    return result
+
+
+@contextlib.contextmanager
+def _buffers_restored(model: VideoCVAE) -> Iterator[None]:
+    """The model's buffers are after the context what they were before it."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                # .data: autograd may have noted the buffer's version, and its values do not change.
+                buffer.data.copy_(value)

@@ -1,10 +1,10 @@
-"""One training in several processes: who they are, what they add up, what they agree on.
+"""One training in several processes: which one this is, what they add up, what they decide together.
 
-A step is the same step whatever the number of processes: each computes its rows of the global batch,
-DistributedDataParallel adds the gradients up. The processes are started by PyTorch's launcher, which says
-in the environment who is who; a process started by hand is alone, and then nothing here does anything.
+A step is the same whatever the number of processes: each computes its rows of the global batch, and
+DistributedDataParallel adds up the gradients. PyTorch's launcher starts the processes and gives each its
+number in the environment. A process started by hand is alone, and then nothing here has an effect.
 
-Decisions (a stop, an error) go through a gloo group of their own on the CPU: they wait for no device.
+Decisions (a stop, an error) go through a gloo group of their own on the CPU, so that they wait for no device.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,7 +28,10 @@ from ..errors import CvaeError, ReportedElsewhereError, UserError
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(hours=12)
-"""How long processes wait for each other where one may be at work alone: decoding, a validation."""
+"""How long processes wait for each other where one may work alone: decoding, a validation."""
+
+AGREE_EVERY = 1.0
+"""Seconds between two agreements of several processes within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class World:
     """The processes of a training, seen from one of them.
 
     Attributes:
-        rank: this process's number; 0 leads: it alone logs, saves and talks.
-        size: how many there are.
+        rank: this process's number; the process with number 0 leads.
+        size: how many processes there are.
         local_rank: this process's number on its machine.
         decisions: the group that ``greatest``, ``agreeing``, ``once`` and ``gather`` use; None when alone.
     """
@@ -48,15 +52,15 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that logs, saves and talks."""
+        """Whether this is the process that logs, saves and reports."""
         return self.rank == 0
 
     # --- computing --------------------------------------------------------------------------------
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module as DistributedDataParallel; itself when alone.
+        """The module as DistributedDataParallel; the module itself when alone.
 
-        Every parameter has to take part in every step. Buffers are not sent around: batch norm has the
+        Every parameter has to take part in every step. Buffers are not exchanged: batch norm computes the
         statistics of all rows on every process (``models.layers.BatchNorm``).
         """
         if self.size == 1:
@@ -67,9 +71,10 @@ class World:
         settings: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(module, **settings)
 
-    def unsynchronised(self, module: nn.Module, really: bool) -> contextlib.AbstractContextManager[Any]:
-        """For all but the last backward pass of a step: gradients add up here and are not exchanged yet."""
-        if really and isinstance(module, DistributedDataParallel):
+    def accumulating(self, module: nn.Module, more: bool) -> contextlib.AbstractContextManager[Any]:
+        """The context of a backward pass. While ``more`` parts of the step follow, gradients add up in this
+        process and are not exchanged."""
+        if more and isinstance(module, DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()
 
@@ -91,8 +96,8 @@ class World:
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[None]:
-        """For work that all must have done before any goes on: one process's ``CvaeError`` is raised in
-        all, as ``ReportedElsewhereError`` but in the first."""
+        """For work that all must have done before any goes on. A ``CvaeError`` in one process is raised in
+        all: in the first as it is, in the others as ``ReportedElsewhereError``."""
         if self.size == 1:
             yield
             return
@@ -105,16 +110,16 @@ class World:
         dist.all_gather_object(errors, error, group=self.decisions)
         for rank, found in enumerate(errors):
             if found is not None:
-                if rank > 0:  # the first has none of its own
+                if rank > 0:  # the first process, which reports it, has no error of its own
                     found.message = f"process {rank}: {found.message}"
                 raise self.told_once(found)
 
     def told_once(self, error: CvaeError) -> CvaeError:
-        """An error that all processes have alike, silent in all but the first."""
+        """For an error that all processes raise: only the first one reports it, the others end silently."""
         return error if self.leads else ReportedElsewhereError(error.exit_code)
 
     def once(self, make: Callable[[], T]) -> T:
-        """What the first process makes, for all. Its ``CvaeError`` is raised in all."""
+        """The first process calls ``make``; all get its result, or its ``CvaeError``."""
         if self.size == 1:
             return make()
         made: list[Any] = [None]
@@ -125,7 +130,7 @@ class World:
         return made[0]  # type: ignore[no-any-return]
 
     def gather(self, value: T) -> list[T] | None:
-        """Every process's value, in the first; None in the others."""
+        """The values of all processes, in the first process; None in the others."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.leads else None
@@ -136,9 +141,56 @@ class World:
 ALONE = World()
 
 
+class Agreement:
+    """What the processes of a training must decide together between steps: how much time counts as spent,
+    and whether to stop. Several processes agree about once in ``AGREE_EVERY`` seconds.
+
+    Attributes:
+        seconds: of training, as last agreed; the same in all processes.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.restart(0, 0.0)
+
+    def restart(self, step: int, seconds: float) -> None:
+        """Go on after ``step`` steps and so many seconds of training."""
+        self.seconds, self._since = seconds, 0.0
+        self._next_step, self._last = step, (step, time.perf_counter())
+
+    def spend(self, seconds: float) -> None:
+        """Count this process's time since the last agreement."""
+        self._since += seconds
+
+    @property
+    def total_seconds(self) -> float:
+        """Of training, this process's time since the last agreement included."""
+        return self.seconds + self._since
+
+    def due(self, step: int) -> bool:
+        """Whether to agree after this step."""
+        return self._world.size == 1 or step >= self._next_step
+
+    def agree(self, step: int, stop: int) -> int:
+        """Agree on the time spent, the next step to agree after, and a stop.
+
+        Args:
+            stop: 0, or this process's reason to stop, such as a signal's number.
+
+        Returns:
+            The greatest ``stop`` of all processes.
+        """
+        (last_step, last_time), now = self._last, time.perf_counter()
+        pace = (step - last_step) * AGREE_EVERY / max(now - last_time, 1e-9)  # steps until the next agreement
+        since, agreed, slowest = self._world.greatest(self._since, stop, -pace)
+        self.seconds, self._since = self.seconds + since, 0.0
+        self._next_step, self._last = step + max(1, int(-slowest)), (step, now)
+        return int(agreed)
+
+
 @contextlib.contextmanager
 def join(device: str) -> Iterator[World]:
-    """Meet the other processes that PyTorch's launcher started, for the duration of the context.
+    """Connect to the other processes that PyTorch's launcher started, for the duration of the context.
 
     Args:
         device: ``runtime.device`` of the config.
@@ -148,7 +200,7 @@ def join(device: str) -> Iterator[World]:
         LostProcessError: another process ended.
     """
     size = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
-    if size == 1 or dist.is_initialized():  # who has set up processes of their own keeps them
+    if size == 1 or dist.is_initialized():  # a caller's own process group is left alone
         yield ALONE
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", 0))
@@ -156,16 +208,16 @@ def join(device: str) -> Iterator[World]:
         cuda = _take_device(device, local_rank)
     except UserError as error:
         raise error if local_rank == 0 else ReportedElsewhereError(error.exit_code) from None
-    with losses():
+    with detecting_lost_processes():
         dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
         decisions = dist.new_group(backend="gloo", timeout=PATIENCE)
         yield World(rank, size, local_rank, decisions)
-    # Not where an error ends the context: it would wait for processes that may be gone.
+    # Not after an error: it would wait for processes that may be gone.
     dist.destroy_process_group()
 
 
 def _take_device(name: str, local_rank: int) -> bool:
-    """Make the accelerator of this process's number the current one; True where it is CUDA."""
+    """Make the GPU with this process's number the current one; True where the processes use CUDA."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not found and not torch.backends.mps.is_available()):
@@ -183,12 +235,12 @@ def _take_device(name: str, local_rank: int) -> bool:
 
 
 class LostProcessError(CvaeError):
-    """Another process of the training is gone, and nothing can be computed without it."""
+    """Another process of the training is gone, and the others cannot go on without it."""
 
 
 @contextlib.contextmanager
-def losses() -> Iterator[None]:
-    """Turn what a collective raises when another process is gone into ``LostProcessError``."""
+def detecting_lost_processes() -> Iterator[None]:
+    """Raise ``LostProcessError`` for what a collective operation raises when another process is gone."""
     try:
         yield
     except RuntimeError as error:

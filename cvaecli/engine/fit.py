@@ -15,23 +15,18 @@ from torch import Tensor
 from ..config.schema import RunConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
+from ..schedules import Scheduled
 from ..terms import VAL_TERMS
-from .augment import check_augmentation
 from .averaging import WeightAverage, interpolate
-from .batches import Batch, Frames, Sampler, batches
+from .batches import Batch, Frames, Sampler, batches, check_augmentation
 from .device import Device
-from .distributed import ALONE, World
-from .evaluate import Progress, evaluate, share, together
+from .distributed import ALONE, Agreement, World
+from .evaluate import Evaluation, Progress, evaluate, share, together
 from .graph import Replayed
-from .loss import Loss, Part, kl_factor, kl_scale
-from .optimizer import load_state, make_optimizer, set_lr
-from .plan import Plan
-from .scores import Evaluation
+from .loss import Loss, NotFiniteError, Part, TermRecord, kl_factor, kl_scale
+from .optimizer import clip_gradients, load_state, make_optimizer, set_lr
 from .split import Split
-from .terms import NotFiniteError, Terms
-
-PACE = 1.0
-"""Seconds between two agreements of several processes within an epoch."""
+from .teacher_forcing import forced
 
 
 @dataclass(frozen=True)
@@ -71,10 +66,19 @@ class Trainer:
     """Everything that training changes, and the loop that changes it.
 
     Args:
-        model: freshly built, on the CPU.
-        train: training clips; ``val``: clips of the free-running validation.
-        world: the processes that share the training. All hold the same weights and go through the same
-            events at the same steps; the others' clocks, validations and ``best_psnr`` do not count.
+        model: untrained, on the CPU.
+        train: training clips.
+        val: clips of the free-running validation.
+        world: the processes that share the training. All hold the same weights and yield the same events at
+            the same steps; but clocks, validations and ``best_psnr`` are those of the first process.
+
+    Attributes:
+        step, epoch: steps and whole epochs done in all.
+        step_in_epoch: steps done in the present epoch.
+        best_psnr: of the best validation so far.
+        asked: is called between steps and during validations; a result other than 0 stops the training.
+        on_validation: is called with the progress of a validation.
+        interrupted: the result of ``asked`` that stopped the training, else 0.
 
     Raises:
         UserError: the batches cannot be drawn from these clips, augmented, or divided as the config says.
@@ -91,10 +95,10 @@ class Trainer:
     ) -> None:
         self.config, self.device, self._val = config, device, list(val)[: config.eval.clips]
         self.world, self._split = world, Split.of(config.train, world.rank, world.size)
+        check_augmentation(config.train.augment, train)
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
-        check_augmentation(config.train.augment, train)
         self.sampler = Sampler(
             [clip.n_frames for clip in train],
             config.train,
@@ -106,15 +110,13 @@ class Trainer:
         self.frames = Frames(train, device)
         self.step = self.epoch = self.step_in_epoch = 0
         self.best_psnr: float | None = None
-        self.on_validation: Progress | None = None  # whom to tell how far a validation has come
-        # Asked between steps and in validations: anything but 0 breaks the training off.
         self.asked: Callable[[], int] = lambda: 0
-        self.interrupted = 0  # what the one who broke it off answered
-        self._agreed_seconds, self._lap = 0.0, 0.0  # of training: known to all, and since then
-        self._agree_at, self._agreed = 0, (0, time.perf_counter())  # the next step to agree after; the last
-        self._terms = Terms(device.torch)
-        self._forced_sum = 0.0
-        self._blended = False  # this epoch's weights are interpolated already
+        self.on_validation: Progress | None = None
+        self.interrupted = 0
+        self._agreement = Agreement(world)
+        self._terms = TermRecord(device.torch)
+        self._forced_sum = 0.0  # of this epoch's steps
+        self._interpolated = False  # this epoch's weights already are
         self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self._shared_loss = world.wrap(self._loss)
@@ -144,20 +146,19 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Of training, all sessions of the run together."""
-        return self._agreed_seconds + self._lap
+        """Of training, earlier sessions of a resumed run included."""
+        return self._agreement.total_seconds
 
     def _stopped(self) -> bool:
         train = self.config.train
         out_of_steps = train.max_steps is not None and self.step >= train.max_steps
-        late = train.max_minutes is not None and self._agreed_seconds >= 60 * train.max_minutes
+        late = train.max_minutes is not None and self._agreement.seconds >= 60 * train.max_minutes
         return out_of_steps or late
 
     # --- the loop ---------------------------------------------------------------------------------
 
     def events(self) -> Iterator[Event]:
-        """Train until finished or ``interrupted``. Between two events the state is whole:
-        ``state_dict`` may be taken.
+        """Train until finished or ``interrupted``. Between two events ``state_dict`` may be called.
 
         Raises:
             CvaeError: the loss is not finite; nothing of the broken steps was reported.
@@ -173,67 +174,70 @@ class Trainer:
             raise self.world.told_once(error) from None
 
     def _agree(self) -> None:
-        """What no process may decide by itself: the time that counts, and whether to break off."""
-        (step, when), now = self._agreed, time.perf_counter()
-        pace = (self.step - step) * PACE / max(now - when, 1e-9)  # steps
-        lap, asked, slowest = self.world.greatest(self._lap, self.asked(), -pace)
-        self._agreed_seconds, self._lap = self._agreed_seconds + lap, 0.0
-        self._agree_at, self._agreed = self.step + max(1, int(-slowest)), (self.step, now)
+        stop = self._agreement.agree(self.step, self.asked())
         if not self.finished:
-            self.interrupted = int(asked)
+            self.interrupted = stop
 
     def _epoch_steps(self) -> Iterator[StepEvent]:
         self.model.train()
-        train, steps = self.config.train, self.sampler.steps(self.epoch)
+        steps, log_every = self.sampler.steps(self.epoch), self.config.train.log_every
         last_report, clock = self.step, time.perf_counter()
-        source = batches(
-            self.frames,
-            self.sampler,
-            train,
-            self.config.seed,
-            self.epoch,
-            self.step_in_epoch,
-            self._split.mine.numbers if self.world.size > 1 else None,
-        )
-        for batch in source:
+        for batch in self._batches():
             began = time.perf_counter()
-            plan = self._plan()
-            self._terms.add(self._train_step(batch, plan))
+            scheduled, coins = self._scheduled(self.step), self._forced(self.step)
+            set_lr(self.optimizer, scheduled.lr)
+            self._terms.add(self._train_step(batch, scheduled, coins))
             self.step += 1
             self.step_in_epoch += 1
-            self._forced_sum += plan.share
+            forced_share = sum(coins) / len(coins)
+            self._forced_sum += forced_share
             terms = rate = None
-            if self.step % train.log_every == 0 or self.step_in_epoch == steps or self.step == 1:
-                terms = self._terms.report(self.step, self.epoch)
-                now = time.perf_counter()
-                frames = (self.step - last_report) * train.batch_size * len(plan.forced)
+            if self.step % log_every == 0 or self.step_in_epoch == steps or self.step == 1:
+                terms, now = self._terms.report(self.step, self.epoch), time.perf_counter()
+                frames = (self.step - last_report) * self.config.train.batch_size * len(coins)
                 rate, last_report, clock = frames / (now - clock), self.step, now
-            self._lap += time.perf_counter() - began
+            self._agreement.spend(time.perf_counter() - began)
             yield StepEvent(
-                self.step,
-                self.epoch,
-                self.step_in_epoch,
-                steps,
-                plan.beta,
-                plan.tfr,
-                plan.share,
-                plan.lr,
-                terms,
-                rate,
+                step=self.step,
+                epoch=self.epoch,
+                step_in_epoch=self.step_in_epoch,
+                steps_in_epoch=steps,
+                beta=scheduled.beta,
+                tfr=scheduled.tfr,
+                forced=forced_share,
+                lr=scheduled.lr,
+                terms=terms,
+                frames_per_s=rate,
             )
-            if self.world.size == 1 or self.step >= self._agree_at:
+            if self._agreement.due(self.step):
                 self._agree()
             if self._stopped() or self.interrupted:
                 return
 
+    def _batches(self) -> Iterator[Batch]:
+        """This process's rows of the batches that the epoch still has."""
+        config = self.config
+        rows = self._split.mine.all if self.world.size > 1 else None
+        return batches(
+            self.frames, self.sampler, config.train, config.seed, self.epoch, self.step_in_epoch, rows
+        )
+
+    def _scheduled(self, step: int) -> Scheduled:
+        return Scheduled.at(self.config, step, self.epoch, self.total_steps)
+
+    def _forced(self, step: int) -> list[bool]:
+        """For each predicted time step, whether its input is teacher-forced."""
+        config, K = self.config, self.config.train.window - self.config.data.n_past
+        return forced(config.teacher_forcing, config.seed, step, self.epoch, time_steps=K)
+
     def _end_epoch(self) -> EpochEvent | None:
-        """The end of an epoch, None where its validation was broken off: then it is still to come."""
+        """The end of an epoch; None where its validation was interrupted, and has to be done again."""
         train, epoch = self.config.train, self.epoch
         complete = self.step_in_epoch >= self.sampler.steps(epoch)
         due = complete and train.interpolate_every and (epoch + 1) % train.interpolate_every == 0
-        if due and not self._blended:
+        if due and not self._interpolated:
             interpolate(self.model, self.initial)
-            self._blended = True
+            self._interpolated = True
         row = self._row()
         last = self._stopped() or (complete and epoch + 1 == train.epochs)
         every = self.config.eval.every
@@ -246,31 +250,36 @@ class Trainer:
         if complete:
             self.epoch, self.step_in_epoch, self._forced_sum = epoch + 1, 0, 0.0
             self._terms.clear()
-            self._blended = False
+            self._interpolated = False
         return EpochEvent(epoch, complete, row, evaluation, best)
 
     def _row(self) -> dict[str, float | int | None]:
-        plan = self._plan_at(self.step - 1)
+        """The epoch's row of ``metrics.csv``, without its validation."""
+        scheduled = self._scheduled(self.step - 1)
         means = self._terms.means(self.step, self.epoch, self.step_in_epoch)
-        row: dict[str, float | int | None] = {
+        return {
             "epoch": self.epoch,
             "step": self.step,
             "time": round(self.seconds, 2),
+            "lr": scheduled.lr,
+            **{f"train/{name}": value for name, value in means.items()},
+            "beta": scheduled.beta,
+            "tfr": scheduled.tfr,
+            "forced": self._forced_sum / max(self.step_in_epoch, 1),
         }
-        row["lr"] = plan.lr
-        row |= {f"train/{name}": value for name, value in means.items()}
-        row |= {"beta": plan.beta, "tfr": plan.tfr, "forced": self._forced_sum / max(self.step_in_epoch, 1)}
-        return row
+
+    # --- validation -------------------------------------------------------------------------------
 
     def evaluate(self) -> Evaluation | None:
         """Free-running validation of the weights that are kept, as ``config.eval`` says.
 
         Returns:
-            None where it was broken off (then all are ``interrupted``), and in all processes but the first.
+            None where it was interrupted (then all processes are ``interrupted``), and in all processes but
+            the first.
         """
         config, mine = self.config, Evaluation([])
         limits = [n for n in (config.data.n_future, config.eval.frames) if n is not None]
-        with contextlib.suppress(_BrokenOffError):
+        with contextlib.suppress(_InterruptedError):
             mine = evaluate(
                 self.trained,
                 share(self._val, config.data.n_past, self.world),
@@ -285,15 +294,11 @@ class Trainer:
         self.interrupted = int(self.world.greatest(self.asked())[0])
         return None if self.interrupted else together(mine, self.world)
 
-    def _protocol(self) -> dict[str, int | str | None]:
-        """The settings that a validation's PSNR depends on and that a resumed run may change."""
-        return self.config.eval.model_dump(include={"frames", "clips", "samples", "prior"})
-
     def _validating(self, done: int, total: int) -> None:
         if self.on_validation is not None:
             self.on_validation(done, total)
         if self.asked():
-            raise _BrokenOffError
+            raise _InterruptedError
 
     def _add_validation(self, row: dict[str, float | int | None], evaluation: Evaluation) -> bool:
         """Put a validation's numbers into an epoch's row; True where it is the best so far."""
@@ -309,27 +314,21 @@ class Trainer:
             self.best_psnr = summary["psnr"]
         return best
 
+    def _protocol(self) -> dict[str, int | str | None]:
+        """The settings that a validation's PSNR depends on and that a resumed run may change."""
+        return self.config.eval.model_dump(include={"frames", "clips", "samples", "prior"})
+
     # --- one step ---------------------------------------------------------------------------------
 
-    def _plan_at(self, step: int) -> Plan:
-        return Plan.at(self.config, step, self.epoch, self.total_steps)
-
-    def _plan(self) -> Plan:
-        plan = self._plan_at(self.step)
-        set_lr(self.optimizer, plan.lr)
-        return plan
-
-    def _train_step(self, batch: Batch, plan: Plan) -> Tensor:
+    def _train_step(self, batch: Batch, scheduled: Scheduled, coins: Sequence[bool]) -> Tensor:
         """One optimiser step on this process's rows; returns its ``TRAIN_TERMS``, still on the device."""
-        parts = [self._loss.parts(batch, n, self.step, plan.forced) for n in range(self._split.accumulate)]
-        numbers = (plan.tfr, kl_factor(self.config, self._kl_scale, plan.beta))
-        if self._graphs:  # what changes from step to step has to be read from the device
+        parts = [self._loss.parts(batch, n, self.step, coins) for n in range(self._split.accumulate)]
+        numbers = (scheduled.tfr, kl_factor(self.config, self._kl_scale, scheduled.beta))
+        if self._graphs:  # a graph reads what changes from step to step from the device
             place = self.device.torch
-            terms, norm = self._replayed(
-                parts, plan.forced, *(torch.full((), n, device=place) for n in numbers)
-            )
+            terms, norm = self._replayed(parts, coins, *(torch.full((), n, device=place) for n in numbers))
         else:
-            terms, norm = self._update(parts, plan.forced, *numbers)
+            terms, norm = self._update(parts, coins, *numbers)
         if self.average:
             self.average.update(self.step)
         return torch.cat((self.world.add(terms), norm))
@@ -337,7 +336,7 @@ class Trainer:
     def _update(
         self,
         parts: Sequence[Sequence[Part]],
-        forced: Sequence[bool],
+        coins: Sequence[bool],
         ratio: float | Tensor,
         weight: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -349,25 +348,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         shares = []
         for n, rows in enumerate(parts, start=1):
-            with self.world.unsynchronised(self._shared_loss, n < len(parts)):
-                loss, terms = self._shared_loss(rows, forced, ratio, weight)
+            with self.world.accumulating(self._shared_loss, n < len(parts)):
+                loss, terms = self._shared_loss(rows, coins, ratio, weight)
                 loss.backward()
             shares.append(terms)
-        limit = self.config.train.grad_clip
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        # A CPU knows the norm here, and small gradients need no factor of 1; elsewhere asking is waiting.
-        if limit is not None and (norm.device.type != "cpu" or norm > limit):
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm, foreach=True)
+        norm = clip_gradients(self.model, self.config.train.grad_clip)
         self.optimizer.step()
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
-        return total, norm.detach()[None]
+        return total, norm[None]
 
     # --- state ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on bit for bit: tensors and numbers only. The number of
-        processes is none of it. To be taken in the first process, and needs no other."""
+        """All that a resumed run needs to go on bit for bit: tensors, numbers and text. It does not depend on
+        the number of processes. Call it in the first process; the others need not take part."""
         state: dict[str, Any] = {
             **self._terms.state_dict(self.step, self.epoch),
             "step": self.step,
@@ -377,7 +371,7 @@ class Trainer:
             "best_psnr": self.best_psnr,
             "protocol": self._protocol(),
             "forced_sum": self._forced_sum,
-            "blended": self._blended,
+            "blended": self._interpolated,
             "optimizer": self.optimizer.state_dict(),
             "weights": self.model.state_dict(),
         }
@@ -386,21 +380,23 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any], averaged: dict[str, Tensor]) -> None:
-        """Continue from ``state_dict()``; ``averaged`` are the kept weights of the same moment."""
+        """Continue from ``state_dict()``; ``averaged`` are the weights of ``trained`` at the same moment.
+
+        Raises:
+            UserError: another version of this tool wrote the state.
+        """
+        self._terms.load_state_dict(state)
         self.model.load_state_dict(state["weights"])
         if self.average:
             self.average.model.load_state_dict(averaged)
         load_state(self.optimizer, state["optimizer"])
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
-        self._agreed_seconds, self._lap = state["seconds"], 0.0
-        self._agree_at, self._agreed = self.step, (self.step, time.perf_counter())
-        self._forced_sum = state["forced_sum"]
+        self._agreement.restart(self.step, state["seconds"])
+        self._forced_sum, self._interpolated = state["forced_sum"], state["blended"]
         # A value of another protocol is not comparable: the next validation is the best so far.
         self.best_psnr = state["best_psnr"] if state["protocol"] == self._protocol() else None
-        self._blended = state["blended"]
-        self._terms.load_state_dict(state)
         self.initial = state.get("initial", self.initial)
 
 
-class _BrokenOffError(Exception):
-    """Ends a validation that somebody asked to stop."""
+class _InterruptedError(Exception):
+    """Ends a validation that ``Trainer.asked`` stopped."""

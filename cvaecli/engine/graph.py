@@ -1,7 +1,7 @@
 """CUDA graphs: a function of tensors of fixed shapes is recorded once, then replayed as one launch.
 
-At batch 2 a step is hundreds of kernels of a few microseconds each, which Python cannot launch as fast as a
-GPU finishes them. A recording reads and writes the same memory every time, so arguments are copied into it
+At batch 2 a step has hundreds of kernels of a few microseconds each, and a GPU finishes them faster than
+Python can launch them. A recording reads and writes the same memory every time: arguments are copied into it,
 and results are valid until the next call.
 """
 
@@ -17,20 +17,21 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
-"""Records a function without arguments: gives what replays it, and where its results then are."""
+"""Records a function without arguments. Returns a function that replays it, and the tensors that hold the
+results after each replay."""
 
 WARM_UP = 3
-"""Plain calls before a recording: libraries choose their kernels and workspaces in them."""
+"""Plain calls before a recording, in which libraries choose their kernels and workspaces."""
 MOST = 4
-"""Recordings of one function, each with memory of its own; what else is asked for runs plainly."""
+"""Most recordings of one function, each with memory of its own; other kinds of arguments run plainly."""
 
 
 class Replayed:
-    """A function, recorded for each kind of arguments it is called with.
+    """A function that is recorded for each kind of arguments and then replayed.
 
     Arguments are of one kind when their tensors agree in shape and type and everything else is equal. The
-    function must not wait for the device, draw random numbers, or depend on anything but its arguments and
-    tensors that stay where they are.
+    function must not wait for the device or draw random numbers, and may depend only on its arguments and on
+    tensors that keep their memory.
 
     Args:
         function: of any nested tuples, lists and dicts of tensors, numbers and None; called with the same
@@ -61,7 +62,7 @@ class Replayed:
         return self._recordings[kind](leaves)
 
     def _plainly(self, arguments: Sequence[Any]) -> Any:
-        """On a stream of its own, as a later recording wants its warm-up to be."""
+        """Call the function on a stream of its own: a recording needs its warm-up there."""
         if not torch.cuda.is_available():
             return self._function(*arguments)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -73,7 +74,7 @@ class Replayed:
 
 
 class _Recording:
-    """One recording with the memory that it reads its arguments from."""
+    """One recording, and the memory that it reads its arguments from."""
 
     def __init__(
         self, function: Callable[..., Any], leaves: Sequence[Any], spec: pytree.TreeSpec, record: Recorder

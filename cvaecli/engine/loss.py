@@ -1,45 +1,50 @@
-"""The loss of a training step, as one module: what DistributedDataParallel and a CUDA graph wrap."""
+"""The loss of a training step, its KL weight, and the record of its terms.
+
+``Loss`` is one module, so that DistributedDataParallel and a CUDA graph can wrap it.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..config.schema import RunConfig
+from ..errors import CvaeError, UserError
 from ..models.base import Step, VideoCVAE
 from ..objective import reconstruction, total_kl
 from ..seeding import stream
+from ..terms import TRAIN_TERMS
 from .batches import Batch
-from .compiled import compiled
-from .device import Device
+from .device import Device, compiled
 from .split import Split
-from .unroll import Noise, draw_noise, unroll
+from .teacher_forcing import Feed
+from .unroll import DrawnNoise, draw_noise, unroll
 
 
 class Part(NamedTuple):
     """Rows of a batch that are predicted together.
 
     Attributes:
-        noise: behind their z and what is fed back.
-        told: so many of them, the first, have z from the posterior, the others from the prior.
+        noise: behind their z and for the frames that they are fed.
+        posterior_rows: the first so many have z from the posterior, the others from the prior.
     """
 
     batch: Batch
-    noise: Noise
-    told: int
+    noise: DrawnNoise
+    posterior_rows: int
 
 
 class Loss(nn.Module):
-    """The loss of some rows of a global batch, such that the parts of a batch add up to the whole's.
+    """The loss of some rows of a global batch, such that the losses of all parts add up to the batch's.
 
     Args:
         model: on the device.
-        split: of the global batch; gives the means their denominators.
+        split: of the global batch; the sums over rows are divided by its row numbers.
         total_steps: of the whole run.
     """
 
@@ -47,9 +52,9 @@ class Loss(nn.Module):
         self, model: VideoCVAE, config: RunConfig, device: Device, split: Split, total_steps: int
     ) -> None:
         super().__init__()
-        self.model = model  # as a part of this module, for its parameters
-        # Not as another part: it is the same model.
-        self._run = functools.partial(unroll, compiled(model, config.runtime, device, total_steps))
+        self.model = model  # a submodule, so that its parameters are this module's
+        # Not a submodule: it has the same parameters.
+        self._unroll = functools.partial(unroll, compiled(model, config.runtime, device, total_steps))
         self._config, self._device, self._split = config, device, split
 
     def forward(
@@ -59,12 +64,12 @@ class Loss(nn.Module):
         ratio: float | Tensor,
         weight: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the rows, and the terms of it; nothing here waits for the device.
+        """The loss of the rows and its terms; the host does not wait for the device.
 
         Args:
             parts: the rows; those with z from the posterior are in the first part.
-            forced, ratio: see ``unroll.unroll``.
-            weight: of the KL term.
+            forced, ratio: see ``teacher_forcing.Feed``.
+            weight: of the KL term, see ``kl_factor``.
 
         Returns:
             The loss to be differentiated, whose gradient is this part's share of the whole batch's (with
@@ -73,50 +78,53 @@ class Loss(nn.Module):
         """
         train = self._config.train
         with self._device.autocast():
-            steps = [self._unroll(part, forced, ratio) for part in parts]
+            steps = [self.predict(part, forced, ratio) for part in parts]
         errors = [
             # The last frames: those to predict, and past ones where the model predicts these too.
             reconstruction(some.x_hat, part.batch.frames[:, -some.x_hat.shape[1] :], train.recon).sum(0)
             for some, part in zip(steps, parts, strict=True)
         ]
-        recon = torch.stack(errors).sum(0) / self._split.batch  # (K,)
-        kl = total_kl(steps[0])  # (told rows, K) nats
+        recon = torch.stack(errors).sum(0) / self._split.batch_size  # (K,)
+        kl = total_kl(steps[0])  # (posterior rows, K) nats
         K = kl.shape[1]
         # Divided by all rows, as the reconstruction is: on a row with a KL term the two keep their ratio
         # whatever the share of rows without one (hybrid objective, Sohn et al. 2015).
-        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch
+        penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch_size
         weighted = weight * penalised
         per_step = recon + weighted  # (K,)
         loss = per_step.sum() if train.time_reduction == "sum" else per_step.mean()
-        nats = kl.sum() / (self._split.told * K)
+        nats = kl.sum() / (self._split.posterior_rows * K)
         terms = torch.stack([per_step.mean(), recon.mean(), nats, weighted.mean()])
         return loss * self._split.size, terms.detach()
 
     def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> list[Part]:
         """Part ``n`` of this process's rows of a step's batch, as ``forward`` wants them.
 
-        Noise is a row's own, whoever computes the row: drawn for the whole batch, and cut.
+        Args:
+            batch: this process's rows, ``Split.mine``.
         """
-        rows, held, told = self._split.part(n), self._split.held(n), self._split.told
+        split, feed = self._split, Feed(self._config.teacher_forcing, forced, 0.0)
+        rows, local = split.part(n), split.local_part(n)
 
-        def part(where: range, numbers: range, of: int, purpose: str, known: int) -> Part:
-            mine = Batch(*(values[where.start : where.stop] for values in batch))
+        def part(where: range, numbers: range, count: int, purpose: str, posterior_rows: int) -> Part:
+            cut = Batch(*(values[where.start : where.stop] for values in batch))
             generator = stream(self._config.seed, purpose, step, device=self._device.torch)
-            forcing = self._config.teacher_forcing
-            noise = draw_noise(self.model, mine.frames, forcing, forced, generator, numbers, of)
-            return Part(mine, noise, known)
+            noise = draw_noise(self.model, cut.frames, feed, generator, numbers, count)
+            return Part(cut, noise, posterior_rows)
 
-        first = part(held.told, rows.told, told, "z", len(held.told))
-        if not rows.untold:
+        first = part(local.posterior, rows.posterior, split.posterior_rows, "z", len(local.posterior))
+        if not rows.prior:
             return [first]
-        others = range(rows.untold.start - told, rows.untold.stop - told)
-        second = part(held.untold, others, self._split.batch - told, "z from the prior", 0)
+        # The noise of the rows on the prior is drawn apart, with numbers that begin at 0.
+        numbers = range(rows.prior.start - split.posterior_rows, rows.prior.stop - split.posterior_rows)
+        second = part(local.prior, numbers, split.prior_rows, "z from the prior", 0)
         return [_joined(first, second)] if self.model.mixes else [first, second]
 
-    def _unroll(self, part: Part, forced: Sequence[bool], ratio: float | Tensor) -> Step:
-        n_past, forcing = self._config.data.n_past, self._config.teacher_forcing
-        keep = self._config.train.kept_steps
-        return self._run(part.batch, n_past, forcing, forced, ratio, part.noise, part.told, keep)
+    def predict(self, part: Part, forced: Sequence[bool], ratio: float | Tensor) -> Step:
+        """The predictions of a part's rows."""
+        feed = Feed(self._config.teacher_forcing, forced, ratio)
+        n_past, kept_steps = self._config.data.n_past, self._config.train.kept_steps
+        return self._unroll(part.batch, n_past, feed, part.noise, part.posterior_rows, kept_steps)
 
 
 def _joined(first: Part, second: Part) -> Part:
@@ -124,10 +132,14 @@ def _joined(first: Part, second: Part) -> Part:
     batch = Batch(*(torch.cat(values) for values in zip(first.batch, second.batch, strict=True)))
     one, two = first.noise, second.noise
     z = [torch.cat(levels) for levels in zip(one.z, two.z, strict=True)]
-    fed = [
-        None if a is None or b is None else torch.cat((a, b)) for a, b in zip(one.fed, two.fed, strict=True)
+    feedback = [
+        None if a is None or b is None else torch.cat((a, b))
+        for a, b in zip(one.feedback, two.feedback, strict=True)
     ]
-    return Part(batch, Noise(z, fed), first.told)
+    return Part(batch, DrawnNoise(z, feedback), first.posterior_rows)
+
+
+# --- the weight of the KL term ------------------------------------------------------------------------
 
 
 def kl_scale(config: RunConfig, model: VideoCVAE, frame_shape: Sequence[int]) -> float:
@@ -145,10 +157,102 @@ def kl_scale(config: RunConfig, model: VideoCVAE, frame_shape: Sequence[int]) ->
 
 
 def kl_factor(config: RunConfig, scale: float, beta: float) -> float:
-    """The factor of the KL term, in nats per frame, in the loss: beta times ``kl.weight`` times its scale.
+    """The factor of the KL, in nats per frame, in the loss: beta times ``kl.weight`` times its scale.
 
     Args:
         scale: from ``kl_scale``.
         beta: of the step.
     """
     return beta * config.kl.weight * scale
+
+
+# --- the record of the terms --------------------------------------------------------------------------
+
+
+class NotFiniteError(CvaeError):
+    """A term of the loss, or the gradient's norm, is NaN or infinite."""
+
+
+class TermRecord:
+    """The ``TRAIN_TERMS`` of an epoch's steps. They stay on the device until they are reported."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums = torch.zeros(len(TRAIN_TERMS), dtype=torch.float64)  # of this epoch's reported steps
+        self._pending: list[Tensor] = []
+
+    def add(self, values: Tensor) -> None:
+        """Take a step's terms, a tensor ``[len(TRAIN_TERMS)]``; the host does not wait for it."""
+        self._pending.append(values)
+
+    def clear(self) -> None:
+        """Begin a new epoch, after everything was reported."""
+        self._sums.zero_()
+
+    def report(self, step: int, epoch: int) -> dict[str, float] | None:
+        """The means since the last report, which also go into the epoch's sums; None where no step was done.
+
+        Args:
+            step: steps done in all, for the error message.
+
+        Raises:
+            NotFiniteError: see ``fetch``.
+        """
+        if not self._pending:
+            return None
+        values = self.fetch(step, epoch)
+        self._pending.clear()
+        self._sums += values.sum(0)
+        return dict(zip(TRAIN_TERMS, values.mean(0).tolist(), strict=True))
+
+    def means(self, step: int, epoch: int, count: int) -> dict[str, float]:
+        """The means over the ``count`` steps of the epoch so far."""
+        means = (self._sums + self.fetch(step, epoch).sum(0)) / max(count, 1)
+        return dict(zip(TRAIN_TERMS, means.tolist(), strict=True))
+
+    def fetch(self, step: int, epoch: int) -> Tensor:
+        """The terms that are not reported yet, ``[n, len(TRAIN_TERMS)]``, from the device; they stay pending.
+
+        Raises:
+            NotFiniteError: a term is not finite; names the first such step and its term.
+        """
+        if not self._pending:
+            return torch.zeros(0, len(TRAIN_TERMS), dtype=torch.float64)
+        values = torch.stack(self._pending).double().cpu()
+        if not values.isfinite().all():
+            row = int((~values.isfinite()).any(1).nonzero()[0])
+            raise _not_finite(step - len(values) + row, epoch, values[row])
+        return values
+
+    def state_dict(self, step: int, epoch: int) -> dict[str, Any]:
+        """For ``load_state_dict``. Pending terms stay pending: saving must not change the next report."""
+        return {"pending": self.fetch(step, epoch), "sums": self._sums.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict()``.
+
+        Raises:
+            UserError: another version of this tool wrote it, which measured other terms.
+        """
+        if len(state["sums"]) != len(TRAIN_TERMS):
+            raise UserError(
+                "the checkpoint is of another version of this tool and cannot be resumed",
+                "start a new run from its weights: train.init=FILE",
+            )
+        self._sums = state["sums"].clone()
+        self._pending = list(state["pending"].to(self._device, torch.float32))
+
+
+def _not_finite(step: int, epoch: int, values: Tensor) -> NotFiniteError:
+    hints = {
+        "recon": "the prediction blew up: lower optim.lr or train.grad_clip, or use a sigmoid output",
+        "kl": "the posterior's variance blew up: set model.logvar_clamp, lower optim.lr or kl.weight",
+        "loss": "lower kl.weight or optim.lr",
+        "grad_norm": "the gradient blew up: lower optim.lr, or set teacher_forcing.detach=on",
+    }
+    term = next(name for name in hints if not values[TRAIN_TERMS.index(name)].isfinite())
+    value = float(values[TRAIN_TERMS.index(term)])
+    return NotFiniteError(
+        f"training stopped at step {step + 1} (epoch {epoch}): {term} is {value}",
+        hints[term] + "; the last checkpoint, if there is one, is good",
+    )

@@ -1,4 +1,4 @@
-"""What a device can do and what a computation costs: measured peak, counted FLOPs, memory, age."""
+"""What a device can do and what a computation costs: measured peak speed, counted FLOPs, memory, time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from .device import Device
 
 CHANNELS = 192
-"""Of the convolution whose speed is measured: what the course architecture's generator works on."""
+"""Channels of the convolution whose speed is measured: those of the course architecture's generator."""
 
 
 class Peak(NamedTuple):
-    """Measured speeds in GFLOP/s, a multiplication and an addition counted as two."""
+    """Measured speeds in GFLOP/s; a multiplication and an addition are two operations."""
 
     matmul: float
     conv: float
@@ -30,10 +30,10 @@ def measure_peak(device: Device, seconds: float = 0.5) -> Peak:
     channels-last, 32x64), in the device's precision and with the process's settings.
 
     Args:
-        seconds: spent on each of the two.
+        seconds: time to spend on each of the two.
     """
     dtype = torch.bfloat16 if device.bf16 else torch.float32
-    # Large enough that starting a kernel costs nothing beside it; on a CPU, that it ends in this life.
+    # Large enough that launching a kernel costs little beside it; smaller on a CPU, to finish in seconds.
     n, batch = (2048, 8) if device.torch.type == "cpu" else (8192, 256)
     a, b = (torch.randn(n, n, device=device.torch, dtype=dtype) for _ in range(2))
     x = torch.randn(batch, CHANNELS, 32, 64, device=device.torch, dtype=dtype)
@@ -45,7 +45,7 @@ def measure_peak(device: Device, seconds: float = 0.5) -> Peak:
 
 def _speed(work: Callable[[], object], device: Device, seconds: float) -> float:
     """GFLOP/s of the fastest of many calls."""
-    flops = count_flops(work)  # chooses the kernels too
+    flops = count_flops(work)  # also lets libraries choose their kernels
     work()
     device.synchronize()
     best, end = float("inf"), time.perf_counter() + seconds
@@ -58,8 +58,8 @@ def _speed(work: Callable[[], object], device: Device, seconds: float) -> float:
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of the convolutions, matrix products and attentions of one call, forward
-    and backward; everything elementwise is left out. Compiled code escapes the count.
+    """Floating-point operations of the convolutions, matrix products and attentions in one call, forward and
+    backward. Elementwise operations and compiled code are not counted.
     """
     from torch.utils.flop_counter import FlopCounterMode  # late: it imports a compiler
 
@@ -83,22 +83,22 @@ def _convolution_backward(
     wanted: Sequence[bool],
     **_: Any,
 ) -> int:
-    """The forward count once for the input's gradient and once for the weight's.
+    """As many operations as the forward pass for the input's gradient, and as many for the weight's.
 
-    PyTorch's own formula takes a depth-wise convolution's weight gradient for a full one's.
+    PyTorch's own formula counts the weight gradient of a depth-wise convolution as that of a full one.
     """
     per_value = prod(w_shape[1:])  # multiplications for each value of the narrower side
     return 2 * prod(x_shape if transposed else grad_shape) * per_value * sum(wanted[:2])
 
 
 def peak_memory(device: Device) -> float:
-    """Bytes at most in use so far: of the accelerator's memory by tensors, or of this process's memory
+    """Most bytes in use so far. On CUDA those of tensors on the device, elsewhere this process's memory
     (the largest resident set, with Python and the libraries); NaN where the system does not say.
     """
     if device.torch.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device.torch))
     try:
-        # Not getrusage: its peak survives exec, so that a child may show its parent's.
+        # Not getrusage: its peak survives exec, so a child process may show its parent's.
         status = Path("/proc/self/status").read_text()
         return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""The optimiser of a run."""
+"""The optimiser of a run, and the clipping of its gradients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..models.base import VideoCVAE
 
 
 def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.optim.Optimizer:
-    """What ``optim`` says, with fused kernels.
+    """The optimiser that ``optim`` names, with fused kernels.
 
     Args:
         model: on its device.
-        graphs: its step goes into CUDA graphs, which read the learning rate from the device.
+        graphs: its step is recorded in CUDA graphs, which read the learning rate from the device.
     """
     optim, parameters = config.optim, list(model.parameters())
     lr: Any = torch.tensor(optim.lr, device=parameters[0].device) if graphs else optim.lr
@@ -30,7 +30,7 @@ def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.o
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of the next step."""
+    """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(lr)
@@ -38,8 +38,23 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
+def clip_gradients(model: VideoCVAE, limit: float | None) -> torch.Tensor:
+    """Scale the gradients so that their norm over all parameters is at most ``limit``.
+
+    Returns:
+        The norm before, a scalar on the device.
+    """
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    # On a CPU the norm is known here, and smaller gradients need no scaling; on other devices looking at it
+    # would wait for the device.
+    if limit is not None and (norm.device.type != "cpu" or norm > limit):
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm, foreach=True)
+    return norm.detach()
+
+
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over moments, counts and the learning rate; other settings are this device's own."""
+    """Load moments, counts and the learning rate; keep the settings that belong to this device."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):

@@ -1,4 +1,4 @@
-"""Work of the host beside that of the device: batches read ahead, copies that nobody waits for."""
+"""Work of the host while the device computes: items made ahead in a thread, copies without waiting."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ AHEAD = 3
 
 
 def ahead(items: Iterable[T], depth: int = AHEAD) -> Iterator[T]:
-    """The same items in the same order, made in a thread up to ``depth`` before they are asked for.
+    """The same items in the same order, made in a thread up to ``depth`` items ahead.
 
-    The thread begins when the first item is asked for. It ends with the items, or when this generator is
-    closed or forgotten. What the items raise is raised here, in their place.
+    The thread starts with the first item asked for. It ends after the last item, or when this generator is
+    closed or deleted. An exception of ``items`` is raised here, in its place in the order.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     unwanted = threading.Event()
@@ -46,18 +46,19 @@ def ahead(items: Iterable[T], depth: int = AHEAD) -> Iterator[T]:
             raise made
     finally:
         unwanted.set()
-        while not ready.empty():  # who waits for room finds it, and sees then that nothing more is wanted
+        while not ready.empty():  # makes room for a thread that waits to put an item, so that it can end
             ready.get_nowait()
         thread.join()
 
 
 def empty_on_host(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Room on the host from which, or to which, copies to and from ``device`` need not be waited for."""
+    """An uninitialised tensor on the host that can be copied to and from ``device`` without waiting (pinned
+    memory for CUDA)."""
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
 def to_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """A writable array on the device; the host does not wait for the copy."""
+    """A copy of a writable array on the device; the host does not wait for it."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -67,8 +68,8 @@ def to_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
 def on_host(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
     """The same tensors on the host.
 
-    On CUDA one piece behind: the next is already queued on the device when the host takes one up, so that
-    the device has work while the host has its own.
+    On CUDA one piece late: when a piece is yielded, the work for the next one is already queued on the
+    device, so that device and host work at the same time.
     """
     waiting: tuple[Tensor, torch.cuda.Event] | None = None
     for piece in pieces:

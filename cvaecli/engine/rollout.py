@@ -32,7 +32,7 @@ def prior_noise(
         size: (H, W) of the frames.
         prior: ``sample``, or ``mean`` for zeros: z is the prior's mean.
         n_past: frame number of the first predicted frame.
-        sample: another number, another draw.
+        sample: number of the sample; each has noise of its own.
     """
     shapes = model.noise_shapes(size)
     if prior == "mean":
@@ -53,11 +53,11 @@ def rollout(
     """Predict from the model's own predictions.
 
     Args:
-        model: in evaluation mode; `Device.for_inference` spares it a cast of its weights at every step.
+        model: in evaluation mode; with ``Device.for_inference`` its weights are not cast at every step.
         past: true frames ``[B, n_past, C, H, W]`` on the device.
         past_condition: their conditions ``[B, n_past, ...]``.
-        conditions: conditions of the steps to predict in pieces ``[B, k, ...]`` of any size; may be
-            an endless iterator.
+        conditions: conditions of the steps to predict, in pieces ``[B, k, ...]`` of any size; the iterator
+            may be endless.
         noise: see ``Noise``.
 
     Yields:
@@ -80,7 +80,16 @@ def rollout(
 def predict(
     model: VideoCVAE, state: State, x: Tensor, condition: Tensor, noise: Sequence[Tensor]
 ) -> tuple[Step, State]:
-    """The next K steps from the prior, each fed with the one before (or all at once: parallel models)."""
+    """The next K steps with z from the prior, each fed the prediction before it (a parallel model predicts
+    all at once).
+
+    Args:
+        x: the frame before them, ``[B, C, H, W]``.
+        condition: ``[B, K, ...]``.
+
+    Returns:
+        The steps and the state after them.
+    """
     features = model.encode(condition)
     K = condition.shape[1]
     if model.parallel:

@@ -1,4 +1,4 @@
-"""Which rows of a global batch are computed together, and by which process."""
+"""How the rows of a global batch are divided: between posterior and prior, processes, and parts."""
 
 from __future__ import annotations
 
@@ -10,88 +10,94 @@ from ..errors import UserError
 
 
 class Rows(NamedTuple):
-    """Rows of a global batch: ``told`` have z from the posterior, ``untold`` from the prior."""
+    """Rows of a batch by where their z comes from: the posterior, or the prior."""
 
-    told: range
-    untold: range
+    posterior: range
+    prior: range
 
     @property
-    def numbers(self) -> list[int]:
-        """All of them, the told ones first."""
-        return [*self.told, *self.untold]
+    def all(self) -> list[int]:
+        """All of them, the posterior rows first."""
+        return [*self.posterior, *self.prior]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A global batch cut into parts, each with its share of both kinds of rows.
+    """A global batch divided into parts, each with its share of both kinds of rows.
 
     Attributes:
-        batch: rows in all; the first ``told`` of them have z from the posterior.
-        rank, size: this process's number and how many there are.
+        batch_size: rows of the global batch.
+        posterior_rows: the first so many of them have z from the posterior, the others from the prior.
+        rank, size: this process's number, and the number of processes.
         accumulate: parts that a process computes one after the other.
     """
 
-    batch: int
-    told: int
+    batch_size: int
+    posterior_rows: int
     rank: int = 0
     size: int = 1
     accumulate: int = 1
 
     @classmethod
     def of(cls, train: TrainConfig, rank: int = 0, size: int = 1) -> Split:
-        """The split of ``train.batch_size`` that its ``prior_share`` and ``accumulate`` ask for.
+        """The split that ``train.batch_size``, ``prior_share`` and ``accumulate`` ask for.
 
         Raises:
-            UserError: a positive ``prior_share`` rounds to no row or to all of them, or a part would be
-                without rows of a kind that the batch has.
+            UserError: a positive ``prior_share`` rounds to no row or to all rows, or a part would have no row
+                of a kind that the batch has.
         """
-        batch = train.batch_size
-        untold = round(batch * train.prior_share)
-        if train.prior_share and untold in (0, batch):
+        batch, share = train.batch_size, train.prior_share
+        prior = round(batch * share)
+        if share and prior in (0, batch):
             raise UserError(
-                f"train.prior_share: {train.prior_share:g} of train.batch_size {batch} rounds to"
-                f" {'every row' if untold else 'no row'}",
+                f"train.prior_share: {share:g} of train.batch_size {batch} rounds to"
+                f" {'every row' if prior else 'no row'}",
                 f"possible shares are multiples of 1/{batch} below 1; change it, or raise train.batch_size"
                 if batch > 1
                 else "raise train.batch_size to 2 or more, or set train.prior_share=0",
             )
-        split = cls(batch, batch - untold, rank, size, train.accumulate)
+        split = cls(batch, batch - prior, rank, size, train.accumulate)
         parts = size * train.accumulate
-        if split.told < parts or 0 < untold < parts:
-            kinds = f" ({split.told} + {untold} by train.prior_share)" if untold else ""
+        if split.posterior_rows < parts or 0 < prior < parts:
+            kinds = f" ({split.posterior_rows} + {prior} by train.prior_share)" if prior else ""
             raise UserError(
                 f"train.batch_size: {batch} rows{kinds} are too few for {size} processes"
                 f" x train.accumulate {train.accumulate}",
-                f"every part needs a row{' of both kinds' if untold else ''}: raise it, or use fewer",
+                f"every part needs a row{' of both kinds' if prior else ''}: raise it, or use fewer",
             )
         return split
 
     @property
+    def prior_rows(self) -> int:
+        """How many rows of the global batch have z from the prior."""
+        return self.batch_size - self.posterior_rows
+
+    @property
     def prior_share(self) -> float:
         """The share of the rows with z from the prior: ``train.prior_share`` rounded to whole rows."""
-        return (self.batch - self.told) / self.batch
+        return self.prior_rows / self.batch_size
 
     @property
     def mine(self) -> Rows:
-        """The rows of this process."""
+        """The rows of this process, as numbers in the global batch."""
         return self._rows(self.rank * self.accumulate, (self.rank + 1) * self.accumulate)
 
     def part(self, n: int) -> Rows:
-        """The rows of this process's part ``n``."""
+        """The rows of this process's part ``n``, as numbers in the global batch."""
         first = self.rank * self.accumulate + n
         return self._rows(first, first + 1)
 
-    def held(self, n: int) -> Rows:
-        """Where the rows of part ``n`` are among this process's own."""
+    def local_part(self, n: int) -> Rows:
+        """The rows of this process's part ``n``, as positions in ``mine.all``."""
         mine, part = self.mine, self.part(n)
-        told = part.told.start - mine.told.start
-        untold = len(mine.told) + part.untold.start - mine.untold.start
-        return Rows(range(told, told + len(part.told)), range(untold, untold + len(part.untold)))
+        posterior = part.posterior.start - mine.posterior.start
+        prior = len(mine.posterior) + part.prior.start - mine.prior.start
+        return Rows(range(posterior, posterior + len(part.posterior)), range(prior, prior + len(part.prior)))
 
     def _rows(self, first: int, last: int) -> Rows:
-        """Of the parts ``first`` to ``last`` (exclusive): as even a share as whole rows allow."""
-        parts, untold = self.size * self.accumulate, self.batch - self.told
+        """The rows of the parts from ``first`` to before ``last``: as even a share as whole rows allow."""
+        parts, posterior, prior = self.size * self.accumulate, self.posterior_rows, self.prior_rows
         return Rows(
-            range(self.told * first // parts, self.told * last // parts),
-            range(self.told + untold * first // parts, self.told + untold * last // parts),
+            range(posterior * first // parts, posterior * last // parts),
+            range(posterior + prior * first // parts, posterior + prior * last // parts),
         )

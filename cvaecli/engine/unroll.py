@@ -1,4 +1,4 @@
-"""A training batch predicted step by step, fed as the teacher-forcing coin says."""
+"""A training batch predicted over time, all steps together where possible, otherwise one by one."""
 
 from __future__ import annotations
 
@@ -8,96 +8,79 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..config.schema import TeacherForcingConfig
 from ..models.base import Features, State, Step, VideoCVAE, join_steps, slice_time, stack_steps
 from .batches import Batch
-from .recompute import recomputed
+from .device import recomputed
+from .teacher_forcing import Feed
 
 T = TypeVar("T")
 
 
-class Noise(NamedTuple):
+class DrawnNoise(NamedTuple):
     """The standard normal noise of a training step, drawn before it.
 
     Attributes:
-        z: one tensor ``[B, T - 1, *shape]`` a latent level.
-        fed: what is added to the frame ``[B, C, H, W]`` that each step but the first is fed, times
-            ``teacher_forcing.noise``; None where nothing is.
+        z: noise behind z, one tensor ``[B, T - 1, *shape]`` for each latent level.
+        feedback: for each predicted step but the first, noise ``[B, C, H, W]`` for the frame that it is fed;
+            None where none is added.
     """
 
     z: list[Tensor]
-    fed: list[Tensor | None]
+    feedback: list[Tensor | None]
 
 
 def draw_noise(
-    model: VideoCVAE,
-    frames: Tensor,
-    forcing: TeacherForcingConfig | None,
-    forced: Sequence[bool],
-    generator: torch.Generator,
-    rows: range,
-    of: int,
-) -> Noise:
-    """The noise of the rows ``rows`` of a batch of ``of``: what others hold the rest changes nothing.
+    model: VideoCVAE, frames: Tensor, feed: Feed, generator: torch.Generator, rows: range, batch_size: int
+) -> DrawnNoise:
+    """Noise for some rows of a batch, drawn for all rows and cut, so that a row's noise does not depend on
+    how the batch is divided.
 
     Args:
         frames: of these rows, ``[len(rows), T, C, H, W]``.
-        forcing, forced: as for ``unroll``.
         generator: on the frames' device.
+        rows: their numbers in the batch of ``batch_size`` rows.
     """
     T, size = frames.shape[1], frames.shape[2:]
 
     def draw(*shape: int) -> Tensor:
-        whole = torch.randn(of, *shape, generator=generator, device=frames.device)
+        whole = torch.randn(batch_size, *shape, generator=generator, device=frames.device)
         return whole[rows.start : rows.stop]
 
     z = [draw(T - 1, *shape) for shape in model.noise_shapes((size[1], size[2]))]
-    if forcing is None or model.parallel or not forcing.noise:
-        return Noise(z, [None] * (len(forced) - 1))
-    true = forcing.mode == "replace"
-    return Noise(z, [None if is_forced and true else draw(*size) for is_forced in forced[1:]])
+    return DrawnNoise(z, [draw(*size) if noisy else None for noisy in feed.noisy(model)])
 
 
 def unroll(
     model: VideoCVAE,
     batch: Batch,
     n_past: int,
-    forcing: TeacherForcingConfig | None,
-    forced: Sequence[bool],
-    ratio: float | Tensor,
-    drawn: Noise,
-    told: int,
+    feed: Feed,
+    drawn: DrawnNoise,
+    posterior_rows: int,
     kept_steps: int | None = None,
 ) -> Step:
-    """The K = T - n_past predicted frames of a batch, and the past ones of a burn-in before them.
-
-    Where every input is known, all steps go through the model at once.
+    """The K = T - n_past predicted frames of a batch, after those of the past that a burn-in predicts.
 
     Args:
         batch: frames ``[B, T, C, H, W]`` and conditions ``[B, T, ...]``.
-        forcing: None for models that feed nothing back.
-        forced: for each of the K steps, whether its input is teacher-forced; the first step is fed the
-            true past frame in any case.
-        ratio: teacher-forcing ratio, the share of the true frame in a blend.
-        drawn: the noise behind z and of the feedback, see ``draw_noise``.
-        told: z of so many first rows comes from the posterior, of the others as in prediction from the
-            prior: all or none, but for a model that ``mixes``.
+        drawn: see ``draw_noise``.
+        posterior_rows: the first so many rows have z from the posterior, the others from the prior, as in
+            prediction: all or none, unless the model ``mixes``.
         kept_steps: ``train.kept_steps``.
     """
-    frames, condition, P, posterior = batch.frames, batch.condition, n_past, told > 0
+    frames, condition, P, posterior = batch.frames, batch.condition, n_past, posterior_rows > 0
 
     def run(function: Callable[..., T], *arguments: Any) -> T:
         return recomputed(model, function, *arguments) if kept_steps else function(*arguments)
 
     noise = [n[:, P - 1 :] for n in drawn.z]
-    features = run(model.encode, condition[:, P:], frames[:told, P:] if posterior else None)
+    features = run(model.encode, condition[:, P:], frames[:posterior_rows, P:] if posterior else None)
     given, state = model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn.z])
     parts = [] if given is None else [given]
     if given is not None and not posterior:
-        # On the prior there is no KL term, and so none for the steps between past frames either.
+        # Rows on the prior have no KL term, so none for the steps between past frames either.
         parts = [given._replace(q=())]
-    together = model.parallel or bool(forcing and all(forced) and forcing.mode == "replace")
-    x, K = frames[:, P - 1], len(forced)
+    together, x, K = feed.all_known(model), frames[:, P - 1], len(feed.forced)
     for first in range(0, K, kept_steps or K):
         these = slice(first, min(first + (kept_steps or K), K))
         some, some_noise = slice_time(features, these), [n[:, these] for n in noise]
@@ -105,66 +88,40 @@ def unroll(
         if together:
             steps, state = run(model.unroll, state, true[:, :-1], some, some_noise, posterior)
         else:
-            assert forcing is not None
-            feed = _Feed(forcing, ratio, forced[these.start + 1 :], drawn.fed[these])
-            steps, state, x = run(_free_running, model, state, x, true, some, some_noise, feed, posterior)
+            feedback = drawn.feedback[these]
+            steps, state, x = run(
+                _one_by_one, model, state, x, true, some, some_noise, feed, first, feedback, posterior
+            )
         parts.append(steps)
     return join_steps(parts)
 
 
-def _free_running(
+def _one_by_one(
     model: VideoCVAE,
     state: State,
     x: Tensor,
     true: Tensor,
     features: Features,
     noise: Sequence[Tensor],
-    feed: _Feed,
+    feed: Feed,
+    first: int,
+    feedback: Sequence[Tensor | None],
     posterior: bool,
 ) -> tuple[Step, State, Tensor]:
-    """K steps, one by one.
+    """A stretch of steps, each fed as ``feed`` says.
 
     Args:
-        x: what the first one is fed.
-        true: ``[B, K + 1, C, H, W]``, the true frames before each step and after the last.
+        x: the input of the stretch's first step, which is step ``first``.
+        true: ``[B, K + 1, C, H, W]``, the true frames before each of the K steps and after the last.
 
     Returns:
-        The steps, the state after them, and what the next step is fed.
+        The steps, the state after them, and the input of the next step (the prediction, if there is none).
     """
     steps = []
     for k in range(true.shape[1] - 1):
         step, state = model.step(state, x, slice_time(features, k), [n[:, k] for n in noise], posterior)
         steps.append(step)
-        x = feed(k, step.x_hat.float(), true[:, k + 1])
+        x = step.x_hat.float()
+        if first + k + 1 < len(feed.forced):
+            x = feed.after(first + k, x, true[:, k + 1], feedback[k])
     return stack_steps(steps), state, x
-
-
-class _Feed:
-    """The next step's input: the true frame, a blend of both, or the prediction.
-
-    Args:
-        forced: for each step from the second of a stretch on, whether its input is teacher-forced.
-        noise: added to these inputs.
-    """
-
-    def __init__(
-        self,
-        forcing: TeacherForcingConfig,
-        ratio: float | Tensor,
-        forced: Sequence[bool],
-        noise: Sequence[Tensor | None],
-    ) -> None:
-        self._forcing, self._ratio, self._forced, self._noise = forcing, ratio, forced, noise
-
-    def __call__(self, k: int, x_hat: Tensor, x: Tensor) -> Tensor:
-        """What the step after step ``k`` is fed; after the last of all, whatever."""
-        if k == len(self._forced):
-            return x_hat
-        forcing, is_forced, noise = self._forcing, self._forced[k], self._noise[k]
-        if is_forced and forcing.mode == "replace":
-            return x
-        if forcing.detach == "on" or (forcing.detach == "unforced" and not is_forced):
-            x_hat = x_hat.detach()
-        if noise is not None:
-            x_hat = x_hat + forcing.noise * noise
-        return self._ratio * x + (1 - self._ratio) * x_hat if is_forced else x_hat

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ..config.schema import RunConfig
 from ..errors import UserError
 from ..files import replacing
-from ..media.video import write as write_video
+from ..media import write as write_video
 from ..tables import AbsentError
 from . import style
 from .kinds import KINDS, PLANNED, drawer

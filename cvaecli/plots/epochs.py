@@ -120,7 +120,13 @@ def protocol(runs: Sequence[Run]) -> str:
         return f"PROTOCOLS DIFFER, these validations do not compare: {', '.join(values)}"
     first = {key: text for key, text in known[0].items() if key != "data"}
     scored = f"{first.pop('frames')} {first.pop('clips')}"
-    return "validations: " + ", ".join([scored, *(text for text in first.values() if text)])
+    line = "validations: " + ", ".join([scored, *(text for text in first.values() if text)])
+    changed = [run.label for run in runs if run.info.get("eval_changes")]
+    if changed:
+        line += (
+            f"\nA RESUME CHANGED HOW {', '.join(changed)} VALIDATES: points before and after do not compare"
+        )
+    return line
 
 
 def _protocol(run: Run) -> dict[str, str]:

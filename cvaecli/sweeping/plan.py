@@ -26,7 +26,7 @@ from ..files import write_text
 FILE = "sweep.yaml"
 """The plan's file in the sweep's folder."""
 
-LIMIT = 10_000
+LIMIT = 1000
 """Most cells of a sweep."""
 
 DATA = "runs are compared on the same data; make one sweep for each"
@@ -206,7 +206,8 @@ class Plan(BaseModel):
         difference = self._difference(old)
         if difference:
             raise UserError(
-                f"{name}: was started otherwise: {difference}", "choose another --name, or give it as it was"
+                f"{name}: this sweep was started with other settings: {difference}",
+                "choose another --name, or repeat the first command",
             )
 
     def _difference(self, old: Plan) -> str:

@@ -1,0 +1,82 @@
+"""Teacher forcing: the coin, the question whether all inputs are known, and what each step is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config.schema import TeacherForcingConfig
+from ..models.base import VideoCVAE
+from ..schedules import tfr
+from ..seeding import stream
+
+
+def forced(
+    forcing: TeacherForcingConfig | None, seed: int, step: int, epoch: int, *, time_steps: int
+) -> list[bool]:
+    """Which time steps of a batch are teacher-forced: the coin of ``teacher_forcing.coin``.
+
+    The coin is a function of the seed and the epoch (or step), not of a consumed generator.
+
+    Args:
+        forcing: None for models that feed nothing back; then no step is forced.
+
+    Returns:
+        ``time_steps`` flags; all equal unless a coin is tossed for every step.
+    """
+    ratio = tfr(forcing, epoch) if forcing else 0.0
+    if forcing is None or ratio in (0.0, 1.0):
+        return [ratio == 1.0] * time_steps
+    toss = epoch if forcing.coin == "epoch" else step
+    coins = torch.rand(time_steps, generator=stream(seed, "coin", toss))
+    if forcing.coin != "step":
+        return [bool(coins[0] < ratio)] * time_steps
+    return [bool(coin < ratio) for coin in coins]
+
+
+class Feed(NamedTuple):
+    """What the K predicted steps of a batch are fed.
+
+    Attributes:
+        config: None for models that feed nothing back.
+        forced: for each of the K steps, whether its input is teacher-forced. The first step is fed the true
+            past frame in any case.
+        ratio: teacher-forcing ratio, the share of the true frame in a blend.
+    """
+
+    config: TeacherForcingConfig | None
+    forced: Sequence[bool]
+    ratio: float | Tensor
+
+    def all_known(self, model: VideoCVAE) -> bool:
+        """Whether no step needs an earlier prediction: the model is parallel, or all steps are fed true
+        frames. The steps can then be computed together."""
+        return model.parallel or bool(self.config and self.config.mode == "replace" and all(self.forced))
+
+    def noisy(self, model: VideoCVAE) -> list[bool]:
+        """For each step but the first, whether ``teacher_forcing.noise`` is added to what it is fed: always
+        where a prediction is part of that."""
+        if self.config is None or model.parallel or not self.config.noise:
+            return [False] * (len(self.forced) - 1)
+        return [not (forced and self.config.mode == "replace") for forced in self.forced[1:]]
+
+    def after(self, k: int, x_hat: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
+        """The input of the step after step ``k``: the true frame, a blend of both, or the prediction.
+
+        Args:
+            x_hat, x: the predicted and the true frame of step ``k``, ``[B, C, H, W]``.
+            noise: standard normal, in the frame's shape; None where none is added.
+        """
+        config = self.config
+        assert config is not None, "a model without feedback predicts all steps together"
+        is_forced = self.forced[k + 1]
+        if is_forced and config.mode == "replace":
+            return x
+        if config.detach == "on" or (config.detach == "unforced" and not is_forced):
+            x_hat = x_hat.detach()
+        if noise is not None:
+            x_hat = x_hat + config.noise * noise
+        return self.ratio * x + (1 - self.ratio) * x_hat if is_forced else x_hat
