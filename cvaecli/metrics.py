@@ -34,7 +34,8 @@ def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
 def psnr_per_channel(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean of the colour channels' PSNRs, as the robot literature reports it (``finn_psnr``).
 
-    It is never below ``psnr`` (Jensen's inequality), so do not compare the two. ``[B, T, C, H, W] -> [B, T]`` in dB.
+    It is never below ``psnr`` (Jensen's inequality), so do not compare the two.
+    ``[B, T, C, H, W] -> [B, T]`` in dB.
     """
     error = (shown(x_hat) - x.float()).square().mean((-2, -1))
     return psnr_from_mse(error).mean(-1)

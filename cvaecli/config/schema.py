@@ -151,13 +151,13 @@ class TrainConfig(Section):
     unset. Batch norm: pooled statistics are then those of so many steps, and svg's running statistics count
     the first frame of every teacher-forced stretch twice."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights. The average is then what is evaluated and kept."""
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     fast_epochs: Annotated[int, Field(ge=0)] = 0
     """Number of epochs at the start that use only ``fast_partial`` of the frames (fast_train_epoch)."""
     fast_partial: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of the training frames in those epochs, from the start of the set (fast_partial)."""
     interpolate_every: Annotated[int, Field(ge=0)] = 0
-    """Epochs between two blends of the weights with the initial ones, by their cosine similarity; 0: never."""
+    """Epochs between two blends of the weights with the initial ones by cosine similarity; 0: never."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training pictures."""
 
@@ -302,8 +302,8 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32."""
     compile: Literal["off", "on", "auto"] = "off"
-    """torch.compile for the model in training steps; it takes a minute or more before the first step. auto: on
-    CUDA for runs of 5000 steps or more; on a CPU it gained nothing."""
+    """torch.compile for the model in training steps, which takes a minute or more before the first step.
+    auto: on CUDA for runs of 5000 steps or more; on a CPU it gained nothing."""
     graphs: bool = True
     """On one CUDA device: record the training step as a CUDA graph, so that small batches do not wait for
     Python to launch kernels."""
