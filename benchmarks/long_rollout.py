@@ -52,12 +52,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from cvaecli import load_config
+    from cvaecli import load_config, media
     from cvaecli.api.loading import build_model, load_data
-    from cvaecli.api.streaming import Video, predicted
+    from cvaecli.api.prediction import Video, predicted
     from cvaecli.data import Clip
     from cvaecli.engine.device import prepare
-    from cvaecli.media import video as media
     from cvaecli.media.background import Consumer
     from cvaecli.reporter import Silent
 

@@ -1,7 +1,8 @@
 """Conditional variational autoencoders for video prediction.
 
-The Python API is the command line's: ``train``, ``resume``, ``validate``, ``predict``, ``export_gif``,
-``plot``, ``dry_run``, ``bench`` and ``load_config``. Everything heavy is imported on first use.
+The Python functions are the ones that the commands call: ``train``, ``resume``, ``validate``, ``predict``,
+``export_gif``, ``plot``, ``dry_run``, ``bench`` and ``load_config``. PyTorch and matplotlib are imported on
+first use.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "RunConfig": ("schema", "RunConfig"),
-    "load_config": ("config", "load"),
+    "RunConfig": ("config.schema", "RunConfig"),
+    "load_config": ("config.loading", "load"),
     **{
         name: ("api", name)
         for name in ("bench", "dry_run", "export_gif", "plot", "predict", "resume", "train", "validate")

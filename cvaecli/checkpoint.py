@@ -1,8 +1,7 @@
-"""Checkpoints: plain dicts of tensors, numbers and text, written in one move, read without running code."""
+"""Checkpoints: dicts of tensors, numbers and text. Reading one never runs code from the file."""
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from .config.loading import from_dict, parse_yaml
 from .config.schema import RunConfig
 from .data.clip import digest
 from .errors import CvaeError, UserError
+from .files import flush, remove_leftovers, replacing
 from .run import Run
 
 FORMAT = 1
@@ -23,41 +23,38 @@ FORMAT = 1
 def save_last(run: Run, checkpoint: Mapping[str, Any]) -> None:
     """Write ``last.pt``; the one before becomes ``previous.pt``."""
     last = run.checkpoint_path("last")
-    temporary = _save_beside(last, checkpoint)
-    if last.exists():
-        last.replace(run.checkpoint_path("previous"))
-    temporary.replace(last)
+    with replacing(last) as part:
+        _write(part, last, checkpoint)
+        if last.exists():
+            last.replace(run.checkpoint_path("previous"))
 
 
 def save(run: Run, name: str, checkpoint: Mapping[str, Any]) -> None:
-    """Write ``checkpoints/<name>.pt`` in one move."""
+    """Write ``checkpoints/<name>.pt``; the old file stays until the new one is complete."""
     path = run.checkpoint_path(name)
-    _save_beside(path, checkpoint).replace(path)
+    with replacing(path) as part:
+        _write(part, path, checkpoint)
 
 
-def _save_beside(path: Path, checkpoint: Mapping[str, Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Fill ``part``, the file that is to replace ``path``, and wait until it is on the disk."""
     try:
-        with temporary.open("wb") as file:
+        with part.open("wb") as file:  # given a path, PyTorch would store its random name
             torch.save(dict(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
+        flush(part)
     except (OSError, RuntimeError) as error:  # PyTorch wraps a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise CvaeError(
             f"{path}: cannot be written: {error}", "is the disk full? the old file is untouched"
         ) from None
-    return temporary
 
 
 def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
-    """The newest whole checkpoint, and a warning where that is not ``last.pt``.
+    """The newest undamaged checkpoint, and a warning if that is not ``last.pt``.
 
-    A damaged ``last.pt`` is set aside, so that the next save does not move it over the good previous
-    one; what a killed process left half written is removed.
+    A damaged ``last.pt`` is renamed, so that the next save does not move it over the good ``previous.pt``.
+    Half-written files of a killed process are removed.
     """
-    for left_over in run.checkpoint_path("last").parent.glob(".*.tmp"):
-        left_over.unlink()
+    remove_leftovers(run.checkpoint_path("last").parent)
     last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
     if not last.is_file() and not previous.is_file():
         raise UserError(f"{run.path}: holds no checkpoint to resume from", "start the training anew")
@@ -73,7 +70,7 @@ def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    """A checkpoint that holds the training's state, not the weights alone."""
+    """A checkpoint with the state of the training, not only weights."""
     checkpoint = load(path)
     if "trainer" not in checkpoint:
         raise UserError(f"{path}: holds weights only, no training to go on with", "start from it: train.init")
@@ -81,7 +78,7 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain tensors and numbers; no code in the file is run.
+    """A checkpoint as plain tensors and numbers. No code in the file is run.
 
     Raises:
         UserError: missing, damaged, or not one of ours.
@@ -92,7 +89,7 @@ def load(path: Path) -> dict[str, Any]:
             whole = archive.testzip() is None  # PyTorch takes a flipped bit for a weight
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except Exception:  # damage can surface anywhere in the unpickler, in any way whatever
+    except Exception:  # damage can raise any error anywhere in the unpickler
         whole = False
     if not whole:
         raise UserError(
@@ -119,7 +116,7 @@ def is_foreign(path: Path) -> bool:
     try:
         content = _read(path, "meta")
     except Exception:
-        return True  # whoever reads it next says what is wrong with it
+        return True  # the next reader reports what is wrong with it
     return not (isinstance(content, dict) and "format" in content)
 
 

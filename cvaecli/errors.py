@@ -1,10 +1,10 @@
-"""Errors a user can mend. Anything else that escapes is a bug and keeps its traceback."""
+"""The errors that a user sees as one line. Any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
 
 class CvaeError(Exception):
-    """A failure told in one line: what is wrong, where, and what to do about it.
+    """A failure in one line: what is wrong, where, and what to do about it.
 
     Args:
         message: one line that names the file or key and the fault.
@@ -38,11 +38,11 @@ class DataError(UserError):
         self.faults = faults or []
 
 
-class ToldElsewhereError(CvaeError):
-    """A failure that another process of the same training tells: this one ends in silence.
+class ReportedElsewhereError(CvaeError):
+    """A failure that another process of the same training reports: this process ends without a message.
 
     Args:
-        exit_code: of the failure that is told.
+        exit_code: of the failure that is reported.
     """
 
     def __init__(self, exit_code: int) -> None:

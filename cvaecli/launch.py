@@ -1,5 +1,7 @@
-"""Several processes of one command: started by PyTorch's launcher, and told apart by what it says in the
-environment. Nothing heavy is imported before it is needed.
+"""Several processes for one command, started by PyTorch's launcher.
+
+Each process finds its number in the environment variables that the launcher sets. PyTorch is imported only
+where processes are started.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 
-from .errors import CvaeError, ToldElsewhereError, UserError
+from .errors import CvaeError, ReportedElsewhereError, UserError
 
 
 def rank() -> int:
@@ -24,13 +26,13 @@ def several() -> bool:
 
 
 @contextlib.contextmanager
-def told_once_a_machine() -> Iterator[None]:
-    """For what every process finds wrong alike before they have met: one on each machine says so."""
+def one_report_per_machine() -> Iterator[None]:
+    """For errors that each process finds by itself before all have met: one a machine reports it."""
     try:
         yield
     except CvaeError as error:
         if several() and os.environ.get("LOCAL_RANK", "0") != "0":
-            raise ToldElsewhereError(error.exit_code) from None
+            raise ReportedElsewhereError(error.exit_code) from None
         raise
 
 
@@ -61,7 +63,7 @@ def in_processes(count: int, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # What it has to say the processes say themselves.
+    # The processes report their errors themselves.
     logging.disable(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     launcher = ["--standalone", "--nproc-per-node", str(count), "--module", "cvaecli", *arguments]
@@ -74,12 +76,12 @@ def in_processes(count: int, arguments: Sequence[str]) -> int:
         if failure.exitcode >= 0:
             return int(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
-        raise CvaeError(f"process {number} was ended by {name}, and with it the training") from None
+        raise CvaeError(f"process {number} was ended by {name}, which ended the training") from None
     return 0
 
 
 def without_gpus(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments without ``--gpus N``: what each of the processes is to run."""
+    """The command line without ``--gpus N``: the arguments of each process."""
     kept: list[str] = []
     skip = False
     for argument in arguments:

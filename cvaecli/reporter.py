@@ -1,4 +1,4 @@
-"""Whom a long task tells how it goes. Functions take a reporter; by default nobody listens."""
+"""How a long task reports its progress: to a ``Reporter``, which is ``Silent`` by default."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """``advance(done, total)``: how far a task has come."""
+    """``advance(done, total)``: how much of a task is done."""
 
     def __call__(self, done: int, total: int) -> None: ...
 
 
 class Reporter(Protocol):
-    """What the API tells its caller while it works."""
+    """What the functions of ``api`` call while they work."""
 
     def note(self, text: str) -> None:
         """A line worth knowing."""
 
     def warn(self, text: str) -> None:
         """A line worth acting on."""
+
+    def data_source(self, source: str) -> None:
+        """The data set that is used, before anything is computed from it."""
 
     def task(self, description: str) -> AbstractContextManager[Advance]:
         """A progress bar for the duration of the context."""
@@ -41,12 +44,15 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Nobody listens."""
+    """A reporter that does nothing; also the base of one that overrides a few methods."""
 
     def note(self, text: str) -> None:
         """See ``Reporter``."""
 
     def warn(self, text: str) -> None:
+        """See ``Reporter``."""
+
+    def data_source(self, source: str) -> None:
         """See ``Reporter``."""
 
     def task(self, description: str) -> AbstractContextManager[Advance]:

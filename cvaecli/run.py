@@ -1,8 +1,7 @@
-"""A run folder: its name, its files, where its checkpoints lie; runs/README.md says what each holds."""
+"""A run folder: its name, its small files and the paths of its checkpoints. runs/README.md describes them."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import datetime
 import json
@@ -11,13 +10,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .config.schema import RunConfig
 from .errors import UserError
+from .files import csv_cells, write_csv, write_text
 from .terms import TRAIN_TERMS, VAL_TERMS
 
 METRIC_COLUMNS = [
@@ -62,7 +62,7 @@ class Run:
             if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))
         ]
         number = max(taken, default=0) + 1
-        while True:  # another process may take the number between the look and the making
+        while True:  # another process may take the number first
             try:
                 (root / f"{stem}-{number:03d}").mkdir()
             except FileExistsError:
@@ -79,7 +79,7 @@ class Run:
         """Point ``runs/latest`` at this run (where the file system has symbolic links)."""
         link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{os.getpid()}"
         if link.exists() and not link.is_symlink():
-            return  # somebody's own folder of that name
+            return  # the user's own folder of that name
         try:
             temporary.symlink_to(self.path.name, target_is_directory=True)
             temporary.replace(link)
@@ -116,10 +116,10 @@ class Run:
         return info
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch's row to ``metrics.csv``; a row of the same epoch is replaced."""
+        """Add an epoch's row to ``metrics.csv``; an old row of this epoch or of a later one is replaced."""
         path = self.path / "metrics.csv"
         rows = [old for old in read_rows(path) if int(old["epoch"]) < row["epoch"]]
-        _write_rows(path, METRIC_COLUMNS, [*rows, row])
+        write_csv(path, METRIC_COLUMNS, [*rows, row])
 
     def add_step(self, row: Mapping[str, Any]) -> None:
         """Append to ``steps.csv``."""
@@ -129,24 +129,14 @@ class Run:
             writer = csv.DictWriter(file, STEP_COLUMNS)
             if new:
                 writer.writeheader()
-            writer.writerow(_plain(row))
+            writer.writerow(csv_cells(row))
 
     def forget_after(self, step: int) -> None:
-        """Drop rows of steps and epochs that a resumed run is about to do again."""
+        """Drop the rows after ``step``: a resumed run is about to do these steps again."""
         for name, columns in (("steps.csv", STEP_COLUMNS), ("metrics.csv", METRIC_COLUMNS)):
             path = self.path / name
             if path.exists():
-                _write_rows(path, columns, [row for row in read_rows(path) if int(row["step"]) <= step])
-
-    def write_evaluation(
-        self, split: str, summary: Mapping[str, Any], per_frame: Sequence[Mapping[str, Any]]
-    ) -> Path:
-        """Save ``eval/<split>/metrics.json`` and ``per_frame.csv``; returns the folder."""
-        folder = self.path / "eval" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_rows(folder / "per_frame.csv", list(per_frame[0]), per_frame)
-        write_text(folder / "metrics.json", json.dumps(summary, indent=2) + "\n")
-        return folder
+                write_csv(path, columns, [row for row in read_rows(path) if int(row["step"]) <= step])
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -172,16 +162,26 @@ def find(spec: str | Path | None, root: Path = Path("runs")) -> tuple[Run, Path]
     Raises:
         UserError: there is none.
     """
+    run = find_run(spec, root)
+    path = None if spec is None else Path(spec)
+    return (run, path) if path is not None and path.is_file() else (run, run.for_prediction())
+
+
+def find_run(spec: str | Path | None, root: Path = Path("runs")) -> Run:
+    """The run that RUN means, see ``find``; it need not hold a checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
     if spec is None or (str(spec) == "latest" and not Path("latest").exists()):
-        newest = _newest(root)
-        return newest, newest.for_prediction()
+        return _newest(root)
     path = Path(spec)
     if path.is_file():
         run = path.resolve().parent.parent
-        return Run(run if (run / "config.yaml").is_file() else path.resolve().parent), path
+        return Run(run if (run / "config.yaml").is_file() else path.resolve().parent)
     for folder in (path, root / path):
         if (folder / "config.yaml").is_file():
-            return Run(folder), Run(folder).for_prediction()
+            return Run(folder)
     names = sorted(p.parent.name for p in root.glob("*/config.yaml") if not p.parent.is_symlink())
     there = f"runs here: {', '.join(names[:8])}" if names else f"there are no runs under {root}/ yet"
     raise UserError(f"{spec}: no such run", there)
@@ -214,7 +214,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _git_state() -> str | None:
-    """Commit of the working folder, with ``+changes`` where it is not clean; None outside a repository."""
+    """Commit of the current folder, ``+changes`` if some are not committed; None outside a repository."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"],
@@ -228,48 +228,14 @@ def _git_state() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move: a crash leaves the old one or the new one, never half."""
-    with _replacing(path) as file:
-        file.write(text)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file beside ``path`` to write into, which takes its place on success and is removed otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file; a last line cut short by a crash is left out."""
+    """The rows of a CSV file; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     return list(csv.DictReader(lines))
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with _replacing(path) as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(_plain(row) for row in rows)
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers short enough to read and long enough to compare; None as an empty cell."""
-    return {
-        key: "" if value is None else f"{value:.8g}" if isinstance(value, float) else value
-        for key, value in row.items()
-    }
 
 
 def _now() -> str:

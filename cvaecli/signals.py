@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a loop asks, so that it can save before it ends."""
+"""Ctrl-C and SIGTERM as a flag that a loop reads, so that it can save before it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from .errors import CvaeError
 
 
-class InterruptedRun(CvaeError):  # noqa: N818  (not an error: somebody wished it)
+class InterruptedRun(CvaeError):  # noqa: N818  (not an error: the user asked for it)
     """Stopped from outside, after saving. Exit status 128 + the signal's number."""
 
     def __init__(self, signum: int, message: str, hint: str = "") -> None:
@@ -19,7 +19,8 @@ class InterruptedRun(CvaeError):  # noqa: N818  (not an error: somebody wished i
 
 
 class Interruption:
-    """While the context is open, the first SIGINT or SIGTERM is noted, the second ends at once."""
+    """While the context is open, the first SIGINT or SIGTERM is kept in ``signum``; a second one raises
+    ``KeyboardInterrupt``."""
 
     def __init__(self) -> None:
         self.signum: int | None = None

@@ -17,8 +17,8 @@ from helpers import CPU, make_config, write_set
 from PIL import Image
 
 import cvaecli
-from cvaecli import api, checkpoint
-from cvaecli.api import loading, streaming
+from cvaecli import api, checkpoint, evaluations
+from cvaecli.api import loading, prediction, training
 from cvaecli.config import loading as config
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.engine.evaluate import evaluate
@@ -55,7 +55,7 @@ def test_a_training_leaves_the_run_folder_of_the_readme(run: Run, data: Path) ->
         *("config.yaml", "run.json", "metrics.csv", "steps.csv"),
         *(f"checkpoints/{name}.pt" for name in ("last", "previous", "best", "epoch-0001")),
         *(f"samples/epoch-000{epoch}.png" for epoch in range(3)),
-        *(f"eval/val/{name}" for name in ("metrics.json", "per_frame.csv", "strip.png")),
+        *(f"eval/val/{name}" for name in ("metrics.json", "per_frame.csv", "strip.png", "frames.npz")),
     }
     assert run.name == "tiny-001" and (run.path.parent / "latest").resolve() == run.path.resolve()
     assert config.load(run.path / "config.yaml") == settings(data, *TRAINED)
@@ -65,6 +65,17 @@ def test_a_training_leaves_the_run_folder_of_the_readme(run: Run, data: Path) ->
     rows = read_rows(run.path / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"] and list(rows[0]) == METRIC_COLUMNS
     assert all(row["val/psnr"] and row["train/loss"] for row in rows)
+
+
+def test_an_evaluation_keeps_pictures_of_its_clips(run: Run) -> None:
+    clip = evaluations.read_frames(run.path)[0]
+    assert list(clip.rows) == ["truth", "posterior", "rollout", "condition"]
+    last = int(clip.numbers[-1])
+    assert clip.numbers[0] == 1 and clip.rows["truth"].shape == (len(clip.numbers), 12, 12, 3)
+    rows = list(csv.DictReader((run.path / "eval/val/per_frame.csv").open()))
+    due = next(float(row["psnr"]) for row in rows if row["clip"] == clip.name and int(row["frame"]) == last)
+    error = np.mean((clip.rows["rollout"][-1] / 255.0 - clip.rows["truth"][-1] / 255.0) ** 2)
+    assert -10 * np.log10(error) == pytest.approx(due, abs=0.05), "the pictures are those that were scored"
 
 
 def test_best_is_the_best_validation_and_is_what_is_scored(run: Run) -> None:
@@ -189,9 +200,9 @@ def test_videos_predicted_together_are_those_predicted_one_by_one(run: Run, tmp_
 def test_noise_does_not_depend_on_the_company(data: Path, run: Run) -> None:
     opened = loading.open_run(run.path, [])
     a, b = loading.load_data(opened.config, ("test",), Silent()).splits["test"]
-    videos = [streaming.Video(a, 7), streaming.Video(b, 7, 1), streaming.Video(a, 7, 2)]
-    (together,) = streaming._noise(opened.model, videos, opened.config)(2, 3)
-    alone = [streaming._noise(opened.model, [video], opened.config)(2, 3)[0] for video in videos]
+    videos = [prediction.Video(a, 7), prediction.Video(b, 7, 1), prediction.Video(a, 7, 2)]
+    (together,) = prediction._noise(opened.model, videos, opened.config)(2, 3)
+    alone = [prediction._noise(opened.model, [video], opened.config)(2, 3)[0] for video in videos]
     assert torch.equal(together, torch.cat(alone)) and not torch.equal(alone[0], alone[2])
 
 
@@ -222,7 +233,7 @@ def test_an_error_while_predicting_leaves_nothing(
         yield torch.zeros(2, 3, 3, 12, 12)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(streaming, "rollout", broken)
+    monkeypatch.setattr(prediction, "rollout", broken)
     with pytest.raises(KeyboardInterrupt):
         api.predict(run.path, out=tmp_path / "x.gif", sequence="all", submission=tmp_path / "s.csv")
     assert list(tmp_path.iterdir()) == []
@@ -269,8 +280,6 @@ def test_export_gif_shows_three_panels_where_there_is_a_truth(run: Run) -> None:
 def test_plot_draws_from_the_files_alone(run: Run, tmp_path: Path) -> None:
     copy = shutil.copytree(run.path, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints")
-    (copy / "checkpoints").mkdir()
-    shutil.copy(run.checkpoint_path("last"), copy / "checkpoints")
     for path in api.plot("all", [copy]):
         with Image.open(path) as image:
             assert image.width > 100
@@ -291,6 +300,22 @@ def test_a_failed_training_says_so_and_keeps_its_last_checkpoint(data: Path, tmp
     assert run.info()["status"] == "failed" and "training stopped" in run.info()["error"]
     assert checkpoint.load(run.checkpoint_path("last"))["step"] == 1
     assert len(read_rows(run.path / "metrics.csv")) == 1
+
+
+def test_a_long_training_on_a_cpu_says_how_long(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    monkeypatch.setattr(training, "MEASURED", 0.0)
+    api.train(settings(data, *TRAINED, "train.max_steps=3"), runs=tmp_path, reporter=reporter)
+    assert notes == [], "a short one does not"
+    monkeypatch.setattr(training, "SLOW", 0.0)
+    api.train(settings(data, *TRAINED, "train.max_steps=9"), runs=tmp_path, reporter=reporter)
+    (line,) = notes
+    for text in ("to go on this CPU (7 steps, ", "--config quickstart", "train.epochs"):
+        assert text in line
 
 
 def test_wrong_data_leave_no_run_behind(data: Path, tmp_path: Path) -> None:
@@ -320,7 +345,8 @@ def test_a_dry_run_leaves_nothing_and_tells_sizes(
     for overrides in ([], ["train.batch_size=1", "train.window=20"], ["train.max_steps=1"]):
         report = api.dry_run(settings(data, *overrides))
         assert report["seconds_per_step"] > 0 and report["peak_memory_gb"] > 0
-    assert report["steps"] == 1 and report["splits"]["train"] == [20]
+    assert report["steps"] == 1
+    assert report["splits"]["train"] == {"clips": 1, "frames": 20, "shortest": 20, "longest": 20}
     assert report["frame_shape"] == [3, 12, 12] and report["batch"] == [2, 4]
     assert not list(tmp_path.iterdir())
 
@@ -340,6 +366,34 @@ def test_what_belongs_to_the_training_cannot_be_changed_afterwards(run: Run, ove
     for call in (api.validate, api.predict, api.export_gif):
         with pytest.raises(UserError, match="belongs to the training"):
             call(run.path, [override])
+
+
+@pytest.mark.parametrize("key", ["eval.frames", "eval.clips", "eval.every", "eval.samples"])
+def test_what_has_no_effect_here_is_refused(run: Run, key: str) -> None:
+    for call in (api.predict, api.export_gif) if key == "eval.samples" else (api.validate, api.predict):
+        with pytest.raises(UserError, match=f"{key}: has no effect here") as caught:
+            call(run.path, [f"{key}=2"])
+    if key == "eval.frames":
+        assert "data.n_future=N" in caught.value.hint
+        assert api.validate(run.path, ["data.n_future=2"])["frames"] == 2
+
+
+def test_the_protocol_has_the_lengths_that_were_there_and_the_epochs_done(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    warnings: list[str] = []
+    reporter = Silent()
+    reporter.warn = warnings.append  # type: ignore[method-assign]
+    protocol = api.validate(run.path, ["data.n_future=10"], reporter=reporter)["protocol"]
+    lengths = [protocol[key] for key in ("n_future", "n_future_min", "n_future_max")]
+    assert lengths == [10, 6, 6] and warnings == []
+    best = checkpoint.load(run.checkpoint_path("best"))
+    assert protocol["epochs_done"] == best["epoch"] == best["step"] / 20 and protocol["step"] == best["step"]
+    copied = shutil.copytree(data, tmp_path / "set")
+    (copied / "clips.csv").write_text("split,first,last\nval,0,2\nval,3,6\n")
+    protocol = api.validate(run.path, [f"data.root={copied}"], reporter=reporter)["protocol"]
+    assert (protocol["n_future_min"], protocol["n_future_max"]) == (2, 3)
+    assert any("clips of 2 to 3 predicted frames" in line for line in warnings)
 
 
 def test_splits_and_sequences_that_are_not_there(run: Run, tmp_path: Path) -> None:
@@ -369,18 +423,19 @@ def test_train_init_starts_from_a_runs_weights(run: Run, data: Path, tmp_path: P
 
 
 def test_without_a_root_the_built_in_set_serves_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
+    sources: list[str] = []
     reporter = Silent()
-    reporter.note = notes.append  # type: ignore[method-assign]
+    reporter.data_source = sources.append  # type: ignore[method-assign]
     asked: dict[str, Any] = {}
 
     def load(root: Path | None, **options: Any) -> VideoData:
         asked.update(options, root=root)
-        return VideoData({}, "here", "0")
+        return VideoData({}, "built-in synthetic set, seed 0", "0")
 
     monkeypatch.setattr(loading.sources, "load", load)
     loading.load_data(make_config(), ("train", "val"), reporter)
-    assert asked["root"] is None and asked["need"] == ("train", "val") and "synthetic" in notes[0]
+    assert asked["root"] is None and asked["need"] == ("train", "val")
+    assert sources == ["built-in synthetic set, seed 0 (no data.root given)"]
 
 
 def test_nan_does_not_reach_json() -> None:

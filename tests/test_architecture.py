@@ -15,6 +15,7 @@ import cvaecli
 import cvaecli.models
 from cvaecli import api
 from cvaecli.config import loading as config
+from cvaecli.data import KINDS
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.fit import StepEvent, Trainer
 
@@ -88,7 +89,7 @@ ALLOWED = {
         "seeding",
         "terms",
     },
-    "models": {"models", "errors"},
+    "models": {"errors", "models", "settings"},
     "objective": {"models"},
     "metrics": set(),
     "schedules": {"config"},
@@ -97,10 +98,16 @@ ALLOWED = {
     "errors": set(),
     "reporter": set(),
     "signals": {"errors"},
-    "run": {"errors", "config", "terms"},
-    "config": {"config", "errors", "models"},
-    "checkpoint": {"config", "data", "errors", "run"},
+    "files": {"errors"},
+    "tables": {"errors"},
+    "evaluations": {"errors", "files", "tables"},
+    "run": {"errors", "config", "files", "terms"},
+    "settings": set(),
+    "checkpoint": {"config", "data", "errors", "files", "run"},
+    "config": {"config", "data", "errors", "models", "settings"},
+    "sweeping": {"config", "errors", "files", "run", "sweeping"},
     "data": {"data", "errors"},
+    "pages": {"errors", "evaluations", "files", "media", "pages", "plots", "tables"},
     "synthetic": {"data", "errors", "synthetic"},
 }
 """Layers and the layers that they may import."""
@@ -119,6 +126,20 @@ def test_arrows_point_one_way(name: str) -> None:
         assert not inside & ABOVE, f"{name} must not import {sorted(inside & ABOVE)}"
     if mine == "api":
         assert "cli" not in inside
+
+
+def test_config_takes_from_data_the_declared_kinds_alone() -> None:
+    taken = {module for name in FILES if layer(name) == "config" for module in imports(name)}
+    assert {module for module in taken if layer(module) == "data"} == {".data.kinds"}
+    assert {m for m in imports("data.kinds", late=False) if m.startswith(".")} == set(), "it stays light"
+
+
+def test_built_in_sets_are_made_of_data_and_named_by_their_kind() -> None:
+    """The arrow between the two: synthetic imports data; data imports a generator by its declared name."""
+    assert "data" in {layer(m) for name in FILES if layer(name) == "synthetic" for m in imports(name)}
+    for kind in KINDS.values():
+        assert kind.built_in.module.removeprefix("cvaecli.") in FILES
+        assert layer(kind.built_in.module.removeprefix("cvaecli.")) == "synthetic"
 
 
 def test_there_are_no_circles() -> None:

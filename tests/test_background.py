@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cvaecli import media
 from cvaecli.errors import CvaeError, UserError
-from cvaecli.media import video as media
+from cvaecli.media import mp4
 from cvaecli.media.background import Consumer
 
 
@@ -153,7 +154,7 @@ def test_a_file_appears_whole_or_not_at_all(name: str, tmp_path: Path) -> None:
 def test_a_writers_error_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="unknown suffix"), Consumer(_to(tmp_path / "x.avi")):
         raise AssertionError("told before a frame is made")
-    monkeypatch.setattr(media, "_H264", ["-crf", "nonsense", "-f", "mp4"])
+    monkeypatch.setattr(mp4, "_H264", ["-crf", "nonsense", "-f", "mp4"])
     with pytest.raises(CvaeError, match="ffmpeg"), Consumer(_to(tmp_path / "x.mp4")) as writer:
         for _ in range(3000):
             writer.put(frames(1))

@@ -12,9 +12,9 @@ from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import agree
-import fresh
-import paired
+import compare_numbers
+import compare_speed
+import first_step
 
 
 @pytest.fixture
@@ -23,35 +23,35 @@ def tiny(tmp_path: Path) -> RunConfig:
 
 
 def test_the_warm_up_is_spread_over_a_lifetime() -> None:
-    assert paired.WARM_UP == 2
-    assert paired.summary([9.0, 3.0, 2.0, 1.0, 2.5], 500) == (2.0 + 8.0 / 500, 8.0)
-    assert paired.summary([1.0, 1.0, 2.0, 2.0], 500) == (2.0, 0.0)
+    assert compare_speed.WARM_UP == 2
+    assert compare_speed.summary([9.0, 3.0, 2.0, 1.0, 2.5], 500) == (2.0 + 8.0 / 500, 8.0)
+    assert compare_speed.summary([1.0, 1.0, 2.0, 2.0], 500) == (2.0, 0.0)
 
 
-@pytest.mark.parametrize("side", paired.SIDES)
+@pytest.mark.parametrize("side", compare_speed.SIDES)
 @pytest.mark.parametrize("clips", [0, 3])
 def test_both_sides_take_as_many_turns_as_they_are_asked_for(tiny: RunConfig, side: str, clips: int) -> None:
-    turns = paired.SIDES[side](tiny, clips, 3)
-    for _ in range(1 + paired.WARM_UP + 3):
+    turns = compare_speed.SIDES[side](tiny, clips, 3)
+    for _ in range(1 + compare_speed.WARM_UP + 3):
         next(turns)
     turns.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", paired.CASES)
+@pytest.mark.parametrize("name", compare_speed.CASES)
 def test_the_cases_are_configs_that_the_plain_path_has(name: str) -> None:
-    case = paired.CASES[name]
+    case = compare_speed.CASES[name]
     config = configs.load(case.config, case.overrides)
     if not case.clips:
-        paired.plain_training.check(config)
+        compare_speed.plain_training.check(config)
     assert config.model_name in ("pose", "svg")
 
 
 def test_agreement(tiny: RunConfig) -> None:
-    found = agree.training(tiny)
+    found = compare_numbers.training(tiny)
     assert max(found[name] for name in ("loss", "recon", "kl", "grad_norm", "gradient")) < 1e-5
     assert found["GFLOP plain"] > 0 and found["GFLOP tool"] > 0
-    assert agree.predictions(tiny, 3) < 1e-5
+    assert compare_numbers.predictions(tiny, 3) < 1e-5
 
 
 def test_the_first_step_of_the_real_command(tiny: RunConfig) -> None:
-    assert fresh.seconds_to_first_step(tiny) > 0
+    assert first_step.seconds_to_first_step(tiny) > 0

@@ -141,7 +141,7 @@ def pickled(path: Path) -> None:
         ("meta.json", lambda path: path.write_text(path.read_text().replace("0, 8", "0, 999"))),
     ],
 )
-def test_damage_is_mended(
+def test_a_damaged_entry_is_made_again(
     dance_set: MakeSet, home: Path, decoded: list[str], name: str, damage: Callable[[Path], object]
 ) -> None:
     root = dance_set()

@@ -41,10 +41,11 @@ class Result:
         return self
 
     def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
-        """A user's mistake: exit code, nothing on stdout, one line on stderr that names it."""
+        """A user's mistake: exit code, nothing on stdout, one line on stderr beside the data's."""
         assert self.code == code, (self.code, self.out, self.err)
         assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
-        assert self.out == "" and self.err.count("\n") == lines and "Traceback" not in self.err, self.err
+        said = [line for line in self.err.splitlines() if not line.startswith("data: ")]
+        assert self.out == "" and len(said) == lines and "Traceback" not in self.err, self.err
         for text in told:
             assert text in self.err
 
@@ -104,6 +105,17 @@ def test_quiet_is_silent_on_stderr(here: Path) -> None:
     assert cvae("validate", "a", "-q").good().err == ""
 
 
+def test_the_data_are_named_first_and_in_every_result(here: Path, tmp_path: Path) -> None:
+    source = f"dance layout in {here / 'set'}"
+    for command in (["validate", "a"], ["predict", "a"], ["export-gif", "a"], ["train", "--resume", "a"]):
+        assert cvae(*command).good().err.splitlines()[0] == f"data: {source}"
+    assert f"data: {source};" in cvae("validate", "a", "-q").good().out
+    assert json.loads(cvae("validate", "a", "--json").good().out)["protocol"]["data"] == source
+    for command in (["predict", "a", "-q"], ["export-gif", "a", "-q"]):
+        out = cvae(*command, "--json", "--out", tmp_path / "x.gif").good().out
+        assert json.loads(out)["data"] == source
+
+
 def test_train_as_json(here: Path) -> None:
     result = cvae("train", "-c", "tiny.yaml", "--name", "json", "--json", "data.height=12", "data.width=12")
     assert set(json.loads(result.good().out)) >= VALIDATE_KEYS
@@ -127,7 +139,10 @@ def test_mistakes_of_train(here: Path) -> None:
     cvae("train", "-c", "tiny.yaml", "--name", "a").wrong("runs/a", "exists")
     cvae("train", "-c", "tiny.yaml", "data.root=nowhere").wrong("nowhere")
     cvae("train", "-c", "tiny.yaml", "runtime.device=cuda:77").wrong("runtime.device")
-    cvae("train", "-c", "tiny.yaml", "epochs").usage("not an override")
+    cvae("train", "-c", "tiny.yaml", "epochs").wrong("epochs: not an override", "section.key=value")
+    for command in ("train", "bench"):
+        for name in ("tiny.yaml", "cyclical.yaml", "cyclical", "reports/pose-floor"):
+            cvae(command, name).wrong(f"did you mean --config {name}?")
     cvae("train", "--resume", "nope").wrong("nope: no such run", "a")
     cvae("train", "--resume", "a", "optim.lr=1").wrong("optim.lr")
     for option in (("--dry-run",), ("--name", "b"), ("--config", "tiny.yaml")):
@@ -196,7 +211,10 @@ def test_predict_in_every_form(here: Path, tmp_path: Path) -> None:
         (path,) = written(cvae("predict", "a", "--frames", 5, "--out", tmp_path / name))
         assert path == tmp_path / name and path.stat().st_size > 100
     with Image.open(tmp_path / "x.gif") as gif:
-        assert gif.size == (12, 12) and getattr(gif, "n_frames", 1) == 5
+        assert gif.size == (396, 396) and getattr(gif, "n_frames", 1) == 5
+    written(cvae("predict", "a", "--frames", 5, "--out", tmp_path / "x.gif", "--scale", 1))
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.size == (12, 12)
     assert np.load(tmp_path / "x.npz")["frames"].shape == (5, 12, 12, 3)
     (folder,) = written(cvae("predict", "a", "--out", f"{tmp_path}/frames/", "--scale", 2))
     assert sorted(p.name for p in folder.iterdir()) == [f"{t}.png" for t in range(7)]
@@ -257,6 +275,7 @@ def test_plot(here: Path, tmp_path: Path) -> None:
     assert comparison == [tmp_path / "x.png"] and comparison[0].stat().st_size > 1000
     cvae("plot", "psnr", "nope").wrong("nope: no such run")
     cvae("plot", "nonsense", "a").usage("nonsense")
+    assert written(cvae("plot", "grid", "a", "--out", tmp_path / "x.gif"))[0].read_bytes().startswith(b"GIF")
 
 
 def test_data_synth_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +300,19 @@ def test_version_and_help() -> None:
         assert command in cvae("--help").good().out
         assert "Usage" in cvae(command, "--help").good().out
     assert cvae("nonsense").code == 2 and cvae().code in (0, 2)
+
+
+def test_shells_complete_commands_and_options() -> None:
+    """What a shell runs when the tab key is pressed, see `cvae --install-completion`."""
+    environment = {
+        **os.environ,
+        "_CVAE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "cvae pr",
+        "COMP_CWORD": "1",
+    }
+    code = "from cvaecli.cli import app; app(prog_name='cvae')"
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == ["predict"], result.stderr
 
 
 def test_a_full_disk_and_a_forbidden_folder_are_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,18 +362,20 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
 # --- the terminal -------------------------------------------------------------------------------------
 
 
-def test_live_bars_show_what_a_training_does() -> None:
-    """On a terminal: bars before the totals are known, two lines of values, a new bar for each epoch."""
+@pytest.mark.parametrize("width", [80, 150])
+def test_live_bars_show_what_a_training_does(width: int) -> None:
+    """On a terminal: bars before the totals are known, a line of values, a new bar for each epoch."""
     console, shown_on = Terminal(), io.StringIO()
-    console.err = Console(file=shown_on, force_terminal=True, width=150, color_system=None)
+    console.err = Console(file=shown_on, force_terminal=True, width=width, color_system=None)
     with console.task("Preparing data") as advance:
         advance(1, 2)
     with console.training(3):
-        terms = {"loss": 1.25, "recon": 0.5, "kl": 3.0, "grad_norm": 1.0}
+        terms = {"loss": 1.25, "recon": 0.5, "kl": 123.45, "grad_norm": 1.0}
         console.step(StepEvent(1, 0, 1, 2, 0.125, 0.75, 1.0, 1e-3, terms, 321.0))
         console.step(StepEvent(2, 0, 2, 2, 0.25, 0.75, 0.0, 1e-3, None, None))
-        console.validating(0, 4)
-        console.validating(4, 4)
+        console.validating(0, 1887)
+        console._bars.refresh() if console._bars else None
+        console.validating(1887, 1887)
         console.step(StepEvent(3, 1, 1, 2, 0.25, 0.5, 0.5, 1e-3, None, None))
         assert console._bars is not None
         console._bars.refresh()
@@ -351,6 +385,7 @@ def test_live_bars_show_what_a_training_does() -> None:
     shown = shown_on.getvalue()
     for text in ("loss", "1.2500", "recon", "kl", "beta", "0.250", "tfr", "0.50", "321 frames/s", "ETA"):
         assert text in shown, text
+    assert "0:00:00" in shown and "0/1887" in shown and "…" not in shown, "nothing is cut"
 
 
 def test_markup_in_messages_is_text() -> None:

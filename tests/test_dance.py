@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvaecli.data import VideoData, check, load
+from cvaecli.data import VideoData, check, images, load
 from cvaecli.data.dance import cuts
 from cvaecli.errors import DataError, UserError
 
@@ -76,7 +77,10 @@ def test_sizes_may_differ(dance_set: MakeSet) -> None:
 
 
 def test_other_proportions_are_told(dance_set: MakeSet) -> None:
-    assert any("stretched" in line for line in opened(dance_set(), height=10, width=24).warnings)
+    assert opened(dance_set(test=1), height=10, width=24).warnings == [
+        "train, val, test/0: frames are 12x10 (width x height) and are stretched to 24x10; "
+        "set data.width and data.height to the same proportions to avoid that"
+    ]
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "1", "RGBA", "LA", "I;16"])
@@ -98,6 +102,66 @@ def test_transparent_is_laid_on_white(dance_set: MakeSet) -> None:
     root = dance_set()
     Image.new("RGBA", (12, 10), (10, 20, 30, 0)).save(root / "train/train_label/2.png")
     assert (opened(root).splits["train"][0].condition[2] == 255).all()
+
+
+def save_turned(picture: Image.Image, path: Path, orientation: int) -> None:
+    """Stores the picture as a camera held otherwise does: other pixels, and how to turn them back in EXIF."""
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that EXIF's values call for
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.transpose(Image.Transpose(undo[orientation])).save(path, exif=exif, quality=100, subsampling=0)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("form", ["{}.png", "{}.jpg"])
+def test_exif_orientation_is_honoured(dance_set: MakeSet, form: str, orientation: int) -> None:
+    root = dance_set(form=form)
+    for part in ("img", "label"):
+        path = root / f"train/train_{part}" / form.format(3)
+        upright = Image.open(path).convert("RGB")
+        save_turned(upright, path, orientation)
+        stored = Image.open(path)
+        assert stored.size == ((10, 12) if orientation > 4 else (12, 10)), "the pixels lie otherwise"
+        clip = opened(root).splits["train"][0]
+        seen = (clip.frames if part == "img" else clip.condition)[3].astype(int)
+        expected = np.asarray(upright).transpose(2, 0, 1)
+        assert np.abs(seen - expected).mean() < (8 if form == "{}.jpg" else 1e-9)
+    assert not any("different sizes" in line for line in opened(root).warnings), "sizes are those seen"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_exif_data_are_no_fault(dance_set: MakeSet) -> None:
+    """Whatever the bytes, the picture is one of the eight views; an orientation that is legible counts."""
+    root = dance_set(form="{}.jpg")
+    path = root / "train/train_img/3.jpg"
+    upright = images.decode(path)
+    views = [np.asarray(upright)] + [np.asarray(upright.transpose(turn)) for turn in Image.Transpose]
+    raw = path.read_bytes()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "hello", 1.5
+    good, rng = exif.tobytes(), np.random.default_rng(0)
+    for _ in range(300):
+        segment = np.frombuffer(good, np.uint8).copy()
+        segment[rng.integers(6, len(segment), 3)] = rng.integers(0, 256, 3)
+        kept = segment[: rng.integers(6, len(segment) + 1)].tobytes()
+        path.write_bytes(raw[:2] + b"\xff\xe1" + (len(kept) + 2).to_bytes(2, "big") + kept + raw[2:])
+        seen = np.asarray(images.decode(path))
+        assert any(seen.shape == view.shape and (seen == view).all() for view in views)
+    odd = good.replace((0x011A).to_bytes(2, "big") + b"\0\5", (0x011A).to_bytes(2, "big") + b"\0\1")
+    assert odd != good, "the resolution's type is wrong"
+    path.write_bytes(raw[:2] + b"\xff\xe1" + (len(odd) + 2).to_bytes(2, "big") + odd + raw[2:])
+    assert (np.asarray(images.decode(path)) == np.asarray(upright.rotate(270, expand=True))).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("exif", [b"", b"MM", b"no TIFF header", b"MM\0*\0\0\0\x08\0\x03\x01"])
+def test_exif_data_that_cannot_be_read_turn_nothing(dance_set: MakeSet, exif: bytes) -> None:
+    path = dance_set() / "train/train_img/3.png"
+    before, raw = read(path), path.read_bytes()
+    chunk = b"eXIf" + exif
+    framed = len(exif).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    path.write_bytes(raw[:33] + framed + raw[33:])
+    np.testing.assert_array_equal(np.asarray(images.decode(path)).transpose(2, 0, 1), before)
 
 
 def remove(root: Path, split: str, number: int) -> None:
@@ -132,6 +196,20 @@ def test_short_clips_are_left_out(dance_set: MakeSet) -> None:
     assert any("train/0-1: left out" in line for line in data.warnings)
     with pytest.raises(DataError, match=r"longest clip has 9 frames, at least 16"):
         opened(root, min_frames={"train": 16, "val": 2})
+
+
+def test_only_the_first_frames_of_training_clips(dance_set: MakeSet) -> None:
+    root = dance_set(train=12, val=6)
+    (root / "clips.csv").write_text("split,first,last\ntrain,0,6\ntrain,7,11\n")
+    whole, data = opened(root), opened(root, train_frames=6)
+    assert [(clip.n_frames, clip.n_steps) for clip in data.splits["train"]] == [(6, 6), (5, 5)]
+    assert data.splits["val"][0].n_frames == 6
+    for a, b in zip(data.splits["train"], whole.splits["train"], strict=True):
+        np.testing.assert_array_equal(a.frames, b.frames[:6])
+        np.testing.assert_array_equal(a.condition, b.condition[:6])
+    assert data.fingerprint == whole.fingerprint, "the data set is the same"
+    with pytest.raises(UserError, match=r"data.train_frames: 4, but training needs 5 frames"):
+        opened(root, train_frames=4, min_frames={"train": 5, "val": 2})
 
 
 # -- clips.csv --

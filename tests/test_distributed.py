@@ -30,7 +30,7 @@ from cvaecli.engine.batches import batches
 from cvaecli.engine.distributed import ALONE, World, join
 from cvaecli.engine.fit import Trainer
 from cvaecli.engine.split import Split
-from cvaecli.errors import CvaeError, ToldElsewhereError, UserError
+from cvaecli.errors import CvaeError, ReportedElsewhereError, UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows
 
@@ -347,7 +347,7 @@ def test_killed_and_resumed_by_another_number_of_processes(data: Path, whole: Ru
     assert checkpoint.load(run.checkpoint_path("last"))["step"] == 10
     stopped = Trains(tmp_path, 1, 13, lambda: signal.raise_signal(signal.SIGTERM))
     leader, other = in_two(stopped, None)
-    assert leader[:2] == (143, "InterruptedRun") and other[:2] == (143, "ToldElsewhereError")
+    assert leader[:2] == (143, "InterruptedRun") and other[:2] == (143, "ReportedElsewhereError")
     assert run.info()["status"] == "interrupted"
     assert 14 <= checkpoint.load(run.checkpoint_path("last"))["step"] < 20
     assert not list(run.path.rglob("*.tmp"))
@@ -368,7 +368,7 @@ def test_what_one_process_finds_ends_all_and_is_told_once(data: Path, tmp_path: 
     few = settings(data, "train.batch_size=1")
     leader, other = in_two(Trains(tmp_path), few)
     assert leader[:2] == (2, "UserError") and "train.batch_size: 1 rows" in leader[2]
-    assert other[:2] == (2, "ToldElsewhereError")
+    assert other[:2] == (2, "ReportedElsewhereError")
     assert not list(tmp_path.iterdir()), "no run is left behind"
 
 
@@ -393,7 +393,7 @@ def test_agreement() -> None:
     (first, *told), (second, *silent) = in_two(work)
     assert first == ([2.0, -1.0], [1.0, 2.0], "by 0") and second == ([2.0, -1.0], None, "by 0")
     assert told == [UserError, 2, "process 1: no such folder (make it)"]
-    assert silent[:2] == [ToldElsewhereError, 2]
+    assert silent[:2] == [ReportedElsewhereError, 2]
 
 
 # --- the launcher -------------------------------------------------------------------------------------
@@ -462,11 +462,11 @@ def test_the_launcher_hands_the_exit_status_on(monkeypatch: pytest.MonkeyPatch) 
     assert launch.in_processes(2, ["train"]) == 130
 
 
-def test_a_wrong_config_is_told_once_a_machine() -> None:
+def test_a_wrong_config_is_one_report_per_machine() -> None:
     def work() -> None:
-        with launch.told_once_a_machine():
+        with launch.one_report_per_machine():
             make_config("kl.cylces=3")
 
     first, second = in_two(work)
     assert first[:2] == (2, "UserError") and "kl.cylces" in first[2]
-    assert second[:2] == (2, "ToldElsewhereError")
+    assert second[:2] == (2, "ReportedElsewhereError")

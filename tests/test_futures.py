@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from cvaecli import api, checkpoint
-from cvaecli.api.futures import futures
+from cvaecli.api.prediction import futures
 from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.errors import UserError
@@ -65,6 +65,18 @@ def test_samples_are_those_of_the_validation(trained: Path) -> None:
 def test_a_clip_that_is_not_there(trained: Path) -> None:
     with pytest.raises(UserError, match="--sequence 2: test has 2 sequences"):
         futures(trained, split="test", sequence=2)
+
+
+def test_python_draws_what_the_command_draws(trained: Path, tmp_path: Path) -> None:
+    """`plot("samples")` samples the futures that it draws."""
+    kept = trained / "predictions" / "test-1-futures.npz"
+    kept.unlink(missing_ok=True)
+    (path,) = api.plot("samples", [trained], out=tmp_path / "x.png", sequence=1, samples=2)
+    assert path.stat().st_size > 10_000
+    with np.load(kept) as file:
+        assert len(file["samples"]) == 2
+    with pytest.raises(UserError, match="--label"):
+        api.plot("compare", [trained], labels=["mine"])
 
 
 def test_the_command_draws_them(trained: Path, tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from cvaecli.api.loading import load_initial_weights
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
 from cvaecli.models.layers import batch_norm_per_step
 from cvaecli.models.pose import MODEL, PoseConfig, PoseCVAE
 from cvaecli.models.pose_checkpoint import load_course_checkpoint
+from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE
+from cvaecli.reporter import Silent
 
 SMALL: dict[str, Any] = {"frame_dim": 16, "label_dim": 8, "z_dim": 4, "fusion_dim": 16}
 B, K, H, W = 2, 3, 9, 12
@@ -224,31 +227,63 @@ def weights() -> dict[str, Tensor]:
     return build().state_dict()
 
 
+class Notes(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def load(path: Path, content: object) -> Any:
     torch.save(content, path)
-    return load_course_checkpoint(path, PoseConfig(**SMALL))
+    return read(path)
+
+
+def read(path: Path) -> Any:
+    model = build()
+    return load_course_checkpoint(path, model.state_dict(), model.config.model_dump())
 
 
 def test_course_checkpoint(tmp_path: Path) -> None:
     state = weights()
     content = {"state_dict": state, "optimizer": state, "lr": 1e-3, "tfr": torch.tensor(0.5), "last_epoch": 7}
-    read = load(tmp_path / "epoch=7.ckpt", content)
-    PoseCVAE(PoseConfig(**SMALL), (3, H, W)).load_state_dict(read.state_dict)
-    assert (read.lr, read.tfr, read.last_epoch) == (1e-3, 0.5, 7)
-    assert len(read.notes) == 1 and "model's weights" in read.notes[0]
+    found = load(tmp_path / "epoch=7.ckpt", content)
+    PoseCVAE(PoseConfig(**SMALL), (3, H, W)).load_state_dict(found.state_dict)
+    saved_at, optimizer = found.notes
+    assert saved_at.endswith("saved at epoch 7, learning rate 0.001, tfr 0.5")
+    assert "model's weights" in optimizer
 
 
 def test_course_checkpoint_of_a_distributed_run(tmp_path: Path) -> None:
     state = weights()
     content = {"state_dict": {f"module.{name}": value for name, value in state.items()}, "lr": [1e-3]}
-    read = load(tmp_path / "x.ckpt", content)
-    assert list(read.state_dict) == list(state) and read.lr is None and read.notes == []
+    found = load(tmp_path / "x.ckpt", content)
+    assert list(found.state_dict) == list(state) and found.notes == []
 
 
 def test_course_checkpoint_with_a_real_optimiser(tmp_path: Path) -> None:
     adam = torch.optim.Adam(build().parameters()).state_dict()
-    read = load(tmp_path / "x.ckpt", {"state_dict": weights(), "optimizer": adam})
-    assert "fresh" in read.notes[0]
+    found = load(tmp_path / "x.ckpt", {"state_dict": weights(), "optimizer": adam})
+    assert "fresh" in found.notes[0]
+
+
+def test_training_starts_from_a_course_checkpoint(tmp_path: Path) -> None:
+    path, model, reporter = tmp_path / "x.ckpt", build(), Notes()
+    state = {name: value + 1 for name, value in weights().items()}
+    torch.save({"state_dict": state, "tfr": 0.5}, path)
+    load_initial_weights(model, path, reporter)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert reporter.notes[0].endswith("tfr 0.5") and "starting from" in reporter.notes[-1]
+
+
+def test_a_model_that_knows_no_foreign_checkpoints_refuses_them(tmp_path: Path) -> None:
+    torch.save({"state_dict": weights()}, tmp_path / "x.ckpt")
+    sizes = ReferenceConfig(widths=[16, 16], encoder_blocks=[0, 1], decoder_blocks=[0], z_dim=1)
+    with pytest.raises(UserError, match="not a checkpoint of this tool"):
+        load_initial_weights(ReferenceCVAE(sizes, (3, H, W)), tmp_path / "x.ckpt", Notes())
 
 
 def spoilt(**changes: Any) -> dict[str, Any]:
@@ -297,5 +332,5 @@ def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes | str | None,
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
-        load_course_checkpoint(path)
+        read(path)
     assert "\n" not in str(caught.value)

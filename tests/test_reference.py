@@ -211,7 +211,7 @@ def test_bf16_runs_and_stays_near() -> None:
     assert float((exact.x_hat - rounded.x_hat).abs().max()) < 0.05
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes_name_the_key() -> None:
     with pytest.raises(UserError, match="label images"):
         ReferenceCVAE(ReferenceConfig(**SMALL), (7,))
     with pytest.raises(ValidationError, match="multiples of 16"):

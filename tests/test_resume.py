@@ -305,6 +305,83 @@ def test_what_would_make_it_another_run_is_refused(whole: Run, override: str) ->
         api.resume(whole.path, [override])
 
 
+class Warnings(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_more_epochs_that_move_a_schedule_are_reported_and_recorded(whole: Run, tmp_path: Path) -> None:
+    """Cyclical beta and cosine lr refer to the whole length: at the old end both start anew."""
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    reporter = Warnings()
+    api.resume(copy.path, ["train.epochs=8", "train.max_steps=21"], reporter=reporter)
+    (change,) = copy.info()["schedule_changes"]
+    rows = read_rows(copy.path / "metrics.csv")
+    assert change["step"] == 20 and change["total_steps"] == [20, 40]
+    assert change["changed"] == {"train.epochs": [4, 8], "train.max_steps": [None, 21]}
+    for name in ("beta", "lr", "tfr"):
+        old, new = change[name]
+        assert old == pytest.approx(float(rows[3][name])) and new == pytest.approx(float(rows[4][name]))
+    assert change["beta"] == [1, 0] and change["lr"][0] == 0 < change["lr"][1]
+    (line,) = reporter.lines
+    for text in ("train.epochs 4 -> 8", "at step 20 beta 1 -> 0, lr 0 -> 0.000", "no longer compares"):
+        assert text in line, line
+    later = Warnings()
+    api.resume(copy.path, ["train.max_steps=22"], reporter=later)
+    assert later.lines == [] and copy.info()["schedule_changes"] == [change]
+
+
+def test_a_change_that_was_never_saved_is_forgotten(whole: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    for _ in range(2):  # the first is killed before it saves
+        with pytest.raises(InterruptedRun):
+            api.resume(copy.path, ["train.epochs=8"], reporter=Interrupts(21))
+        assert len(copy.info()["schedule_changes"]) == 1
+        shutil.copy(whole.checkpoint_path("last"), copy.checkpoint_path("last"))
+    api.resume(copy.path)
+    assert copy.info()["schedule_changes"] == []
+
+
+def test_more_epochs_that_move_nothing_are_as_if_asked_for_at_once(data: Path, tmp_path: Path) -> None:
+    plain = ("kl.schedule=none", "optim.schedule=constant", "optim.warmup_steps=0", "train.ema=null")
+    run = api.train(settings(data, *plain, "train.epochs=1"), name="a", runs=tmp_path)
+    reporter = Warnings()
+    api.resume(run.path, ["train.epochs=2"], reporter=reporter)
+    assert reporter.lines == [] and "schedule_changes" not in run.info()
+    at_once = api.train(settings(data, *plain, "train.epochs=2"), name="b", runs=tmp_path)
+    one, other = (checkpoint.load(r.checkpoint_path("last"))["model"] for r in (run, at_once))
+    assert_equal(one, other)
+
+
+def test_another_batch_size_is_another_training(whole: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    reporter = Warnings()
+    api.resume(copy.path, ["train.batch_size=2"], reporter=reporter)
+    assert "train.batch_size 1 -> 2" in reporter.lines[0]
+    assert copy.info()["schedule_changes"][0]["changed"] == {"train.batch_size": [1, 2]}
+
+
+def test_another_protocol_chooses_the_best_anew(data: Path, tmp_path: Path) -> None:
+    run = api.train(settings(data, "train.max_steps=5"), name="a", runs=tmp_path)
+    last = checkpoint.load(run.checkpoint_path("last"))
+    last["trainer"]["best_psnr"] = 99.0  # a score that the new protocol cannot reach
+    checkpoint.save(run, "last", last)
+    best = checkpoint.load(run.checkpoint_path("best"))["step"]
+    reporter = Warnings()
+    api.resume(run.path, ["eval.frames=2", "train.max_steps=10"], reporter=reporter)
+    assert checkpoint.load(run.checkpoint_path("best"))["step"] == 10 > best
+    assert any("eval.frames None -> 2" in line and "chosen anew" in line for line in reporter.lines)
+    assert run.info()["eval_changes"] == [{"step": 5, "changed": {"eval.frames": [None, 2]}}]
+    again = Warnings()
+    api.resume(run.path, ["train.max_steps=11", "eval.batch_size=1"], reporter=again)
+    assert again.lines == [], "the same protocol, in other pieces"
+
+
 def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x", "empty")
     run.write_config(make_config())

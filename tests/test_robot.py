@@ -19,7 +19,7 @@ from cvaecli.api import loading
 from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import EvalConfig, RunConfig
-from cvaecli.data.clip import Clip
+from cvaecli.data.clip import Clip, VideoData
 from cvaecli.data.robot import condition_stats
 from cvaecli.engine.evaluate import Evaluation, evaluate
 from cvaecli.engine.rollout import rollout
@@ -220,46 +220,82 @@ def test_the_strip_shows_truth_posterior_and_rollout(run: Run) -> None:
 # --- what the condition is worth ---------------------------------------------------------------------
 
 
-def test_swapped_conditions_are_the_next_clips_and_stand_apart(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("swap", "columns"),
+    [("actions", slice(0, 4)), ("positions", slice(4, 7)), ("conditions", slice(0, 7))],
+)
+def test_a_swap_changes_these_columns_of_the_predicted_steps_only(
+    run: Run, swap: Any, columns: slice
+) -> None:
     own = api.validate(run.path)
     before = (run.path / "eval/val/metrics.json").read_text()
-    swapped = api.validate(run.path, swap_conditions=True)
+    other = api.validate(run.path, swap=swap)
     assert (run.path / "eval/val/metrics.json").read_text() == before
-    assert json.loads((run.path / "eval/val-swapped/metrics.json").read_text()) == swapped
-    assert swapped["protocol"]["conditions"] == "the next clip's" and swapped["protocol"]["split"] == "val"
-    assert swapped["psnr"] != own["psnr"] and swapped["baselines"] == own["baselines"]
+    assert json.loads((run.path / f"eval/val-swapped-{swap}/metrics.json").read_text()) == other
+    assert other["protocol"]["conditions"] == f"predicted steps: the next clip's {swap}"
+    assert other["protocol"]["split"] == "val"
+    assert other["psnr"] != own["psnr"] and other["baselines"] == own["baselines"]
     opened = loading.open_run(run.path, [])
     clips = loading.load_data(opened.config, ("val",), Silent()).splits["val"]
-    order = (1, 2, 0)
-    by_hand = [Clip(c.name, c.frames, clips[k].condition) for c, k in zip(clips, order, strict=True)]
+    by_hand = []
+    for clip, next_clip in zip(clips, [*clips[1:], clips[0]], strict=True):
+        condition = np.array(clip.condition)
+        condition[2:, columns] = next_clip.condition[2:, columns]
+        by_hand.append(Clip(clip.name, clip.frames, condition))
     scores = evaluate(opened.model, by_hand, CPU, EvalConfig(), n_past=2, n_future=10, seed=42)
-    assert swapped["psnr"] == pytest.approx(scores.summary()["psnr"], abs=1e-6)
+    assert other["psnr"] == pytest.approx(scores.summary()["psnr"], abs=1e-6)
 
 
-def test_the_command_tells_whose_conditions_and_how_far_samples_spread(run: Run) -> None:
-    told = CliRunner().invoke(app, ["validate", str(run.path), "--swap-conditions", "--samples", "2"])
-    assert told.exit_code == 0, told.output
-    for text in ("each with the next clip's conditions", "best sample", "worst sample", "diversity 0."):
-        assert text in told.stdout
-    told = CliRunner().invoke(app, ["validate", str(run.path), "--swap-conditions", "--json"])
-    assert json.loads(told.stdout)["protocol"]["conditions"] == "the next clip's"
+def test_a_swap_leaves_the_frames_and_what_drives_the_given_ones(run: Run) -> None:
+    """Else a predictor that looks at no action would lose decibels too."""
+    from cvaecli.api.validation import swapped
+
+    clips = loading.load_data(loading.open_run(run.path, []).config, ("val",), Silent()).splits["val"]
+    for columns in (slice(0, 4), slice(4, 7), slice(None)):
+        exchanged = swapped(clips, columns, 2)
+        for clip, other in zip(clips, exchanged, strict=True):
+            np.testing.assert_array_equal(clip.frames, other.frames)
+            np.testing.assert_array_equal(clip.condition[:2], other.condition[:2])
 
 
-def test_one_clip_has_nothing_to_swap_with(run: Run, tmp_path: Path) -> None:
+def test_the_command_says_whose_conditions_and_how_far_samples_spread(run: Run) -> None:
+    said = CliRunner().invoke(app, ["validate", str(run.path), "--swap", "actions", "--samples", "2"])
+    assert said.exit_code == 0, said.output
+    for text in ("the next clip's actions", "best sample", "worst sample", "diversity 0."):
+        assert text in said.stdout
+    said = CliRunner().invoke(app, ["validate", str(run.path), "--swap", "positions", "--json"])
+    assert "the next clip's positions" in json.loads(said.stdout)["protocol"]["conditions"]
+    said = CliRunner().invoke(app, ["validate", str(run.path), "--swap", "labels"])
+    assert said.exit_code == 2
+
+
+def test_the_command_shows_the_psnr_that_the_literature_quotes(run: Run) -> None:
+    said = CliRunner().invoke(app, ["validate", str(run.path)]).stdout
+    metrics = api.evaluation(run)
+    assert metrics["protocol"]["literature_psnr"] == "psnr_per_channel"
+    assert "PSNR of each channel averaged*" in said and f"{metrics['psnr_per_channel']:.2f}" in said
+
+
+def test_what_cannot_be_swapped_is_refused(run: Run, tmp_path: Path) -> None:
+    from cvaecli.api.validation import _columns
+
     pushing.write(tmp_path / "one", 32, 32, train=1, val=1, test=1)
     with pytest.raises(UserError, match="one clip"):
-        api.validate(run.path, [f"data.root={tmp_path / 'one'}"], swap_conditions=True)
+        api.validate(run.path, [f"data.root={tmp_path / 'one'}"], swap="conditions")
+    with pytest.raises(UserError, match="--swap actions: these data have no actions"):
+        _columns(VideoData({}, "labels", "0"), "actions")
 
 
 def test_swapping_cuts_to_the_shorter_of_two() -> None:
-    from cvaecli.api.validation import _swapped
+    from cvaecli.api.validation import swapped
 
-    config = configs.from_dict({"data": {"n_past": 2}})
     frames, vectors = np.zeros((9, 3, 8, 8), np.uint8), np.zeros((9, 2), np.float32)
     clips = [Clip("long", frames, vectors), Clip("short", frames[:5], vectors[:5] + 1)]
-    long, short = _swapped(clips, "val", config)
-    assert (long.name, long.n_frames, long.n_steps) == ("long", 5, 5) and long.condition.all()
-    assert (short.name, short.n_frames, short.n_steps) == ("short", 5, 9) and not short.condition.any()
+    long, short = swapped(clips, slice(None), 2)
+    assert (long.name, long.n_frames, long.n_steps) == ("long", 5, 5)
+    assert (short.name, short.n_frames, short.n_steps) == ("short", 5, 5)
+    assert not long.condition[:2].any() and long.condition[2:].all()
+    assert short.condition[:2].all() and not short.condition[2:].any()
 
 
 def test_models_that_do_not_normalise_are_told_in_vain() -> None:
@@ -292,7 +328,5 @@ def test_plots_everything(run: Run, tmp_path: Path) -> None:
     api.validate(run.path, ["eval.samples=3"])
     names = {path.stem for path in api.plot("all", [run.path], out=tmp_path)}
     assert names >= {"psnr", "loss", "beta", "tfr", "kl"}
-    api.validate(run.path, swap_conditions=True)
-    from cvaecli import plots
-
-    assert plots.plot("psnr", [run.path], tmp_path / "swapped.png", split="val-swapped")
+    api.validate(run.path, swap="conditions")
+    assert api.plot("psnr", [run.path], out=tmp_path / "swapped.png", split="val-swapped-conditions")

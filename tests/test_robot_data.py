@@ -8,17 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import CPU
 from PIL import Image
 from typer.testing import CliRunner
 
 from cvaecli.api.loading import load_data
+from cvaecli.api.training import build_trainer
 from cvaecli.cli import app
 from cvaecli.config import loading as configs
-from cvaecli.data import Clip, check, kind_of, load
-from cvaecli.data.robot import condition_stats, open_robot
-from cvaecli.data.robot.common import driving
+from cvaecli.data import KINDS, Clip, check, kind_of, load
+from cvaecli.data.clip import first_frames
+from cvaecli.data.robot import Robot, condition_stats, shifted_condition
 from cvaecli.data.robot.folders import natural
 from cvaecli.errors import DataError, UserError
+from cvaecli.models.svg.model import SVG
 from cvaecli.reporter import Silent
 
 FIRST = "train/traj_0_to_1.tfrecords/0"
@@ -82,11 +85,14 @@ def test_what_drives_what(robot_set: Make) -> None:
             assert (clip.frames[t] == np.asarray(Image.open(folder / f"{t}.png")).transpose(2, 0, 1)).all()
             if t:
                 assert clip.condition[t].tolist() == [*actions[t - 1], *positions[t - 1]]
+        at = KINDS["robot"].condition_parts
+        assert (clip.condition[1:, at["actions"]] == actions[:-1]).all()
+        assert (clip.condition[1:, at["positions"]] == positions[:-1]).all()
     assert [clip.n_frames for clip in splits["train"]] == [6, 7]
 
 
-def test_driving() -> None:
-    made = driving(np.array([[1], [2], [3]], "f4"), np.array([[4], [5], [6]], "f4"))
+def test_each_row_drives_the_next_frame() -> None:
+    made = shifted_condition(np.array([[1], [2], [3]], "f4"), np.array([[4], [5], [6]], "f4"))
     assert made.tolist() == [[0, 0], [1, 4], [2, 5]]
 
 
@@ -105,8 +111,10 @@ def test_named_columns_of_any_number(robot_set: Make) -> None:
     for path in root.rglob("*.csv"):
         names = "a,b,c,d,e,f" if path.name == "actions.csv" else "x,z"
         path.write_text(f"{names}\n{path.read_text()}")
-    clips = read(root)["train"]
-    assert clips[0].condition.shape == (6, 8)
+    data = load(root, kind="robot", height=8, width=8)
+    assert data.splits["train"][0].condition.shape == (6, 8)
+    assert data.condition_parts == {"actions": slice(0, 6), "positions": slice(6, 8)}
+    assert load(root, kind="robot", height=8, width=8).condition_parts == data.condition_parts, "cached"
     assert "f " in check(root, kind="robot").summary[1]
     path = root / FIRST[:-1] / "1/actions.csv"
     path.write_text(path.read_text().replace("f\n", "g\n"))
@@ -321,6 +329,47 @@ def test_condition_stats() -> None:
         condition_stats([])
 
 
+def test_condition_stats_of_the_frames_that_are_used() -> None:
+    """`data.partial` leaves out the end of the set; so do the statistics."""
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(10, 3)).astype("f4") for _ in range(3)]
+    clips = [Clip(f"{i}", np.zeros((10, 3, 2, 2), np.uint8), r) for i, r in enumerate(rows)]
+    lengths = first_frames([10, 10, 10], 0.5)
+    assert lengths == [10, 5, 0]
+    mean, std = condition_stats(clips, lengths)
+    true = np.concatenate([rows[0][1:], rows[1][1:5]]).astype(np.float64)
+    np.testing.assert_allclose(mean, true.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, true.std(0), rtol=1e-6)
+    whole = condition_stats(clips, first_frames([10, 10, 10], 1.0))
+    assert all((a == b).all() for a, b in zip(whole, condition_stats(clips), strict=True))
+    with pytest.raises(UserError, match=r"data.partial: leaves no two frames"):
+        condition_stats(clips, first_frames([10, 10, 10], 0.04))
+
+
+def test_a_training_is_told_the_statistics_and_frames_of_its_share(robot_set: Make) -> None:
+    root = robot_set(frames=8)
+    raw = {
+        "data": {"kind": "robot", "root": str(root), "height": 32, "width": 32, "n_past": 1},
+        "model": {"name": "svg", "backbone": "dcgan", "width": 4, "norm": "group", "g_dim": 4, "z_dim": 2},
+        "train": {"window": 2, "batch_size": 1},
+    }
+
+    def trained_on(*overrides: str) -> tuple[np.ndarray, int]:
+        settings = configs.from_dict(raw, overrides)
+        data = load_data(settings, ("train", "val"), Silent())
+        trainer = build_trainer(settings, data, CPU, Silent())
+        assert isinstance(trainer.model, SVG)
+        return trainer.model.condition_mean.numpy().copy(), sum(c.n_frames for c in data.splits["train"])
+
+    conditions = [clip.condition for clip in read(root)["train"]]
+    mean, frames = trained_on("data.partial=0.5")  # 8 of 17 frames: the first trajectory
+    np.testing.assert_allclose(mean, conditions[0][1:].mean(0), rtol=1e-5)
+    assert frames == 17
+    mean, frames = trained_on("data.train_frames=4")
+    np.testing.assert_allclose(mean, np.concatenate([c[1:4] for c in conditions]).mean(0), rtol=1e-5)
+    assert frames == 8
+
+
 # -- real files --
 
 
@@ -366,7 +415,7 @@ def test_listing_decodes_nothing(robot_set: Make) -> None:
     for path in root.rglob("*.*"):
         if path.is_file():
             path.write_bytes(b"x")
-    assert open_robot(root).report.ok
+    assert Robot(root).report.ok
 
 
 # -- told apart --

@@ -15,7 +15,8 @@ from helpers import make_config, make_trainer
 
 from cvaecli import checkpoint as checkpoints
 from cvaecli.errors import CvaeError, UserError
-from cvaecli.run import METRIC_COLUMNS, Run, describe_environment, find, read_rows, write_text
+from cvaecli.files import write_text
+from cvaecli.run import METRIC_COLUMNS, Run, describe_environment, find, read_rows
 
 
 def saved(run: Run, name: str = "last", **values: Any) -> Path:

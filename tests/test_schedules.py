@@ -39,9 +39,9 @@ REPORT_BETAS = {
     "pose-scheduled-5cycles": [0, *HALVES, *HALVES, *HALVES, *HALVES, *HALVES[:9]],
     "pose-scheduled-monotonic": [0, 0, *[1] * 48],
     "pose-scheduled-none": [0, *[1] * 49],
-    "pose-floor": IN_EPOCHS * 5,
-    "pose-floor-monotonic": [0, 0.2, 0.4, 0.6, 0.8, *[1] * 45],
-    "pose-floor-none": [1] * 50,
+    "pose-floor": IN_EPOCHS * 7,
+    "pose-floor-monotonic": [0, 0.2, 0.4, 0.6, 0.8, *[1] * 65],
+    "pose-floor-none": [0, *[1] * 69],
     "pose-mixing": [*BOTH_ENDS * 5, 0.015, 0.5075],
     "pose-mixing-tfr0": [*BOTH_ENDS * 5, 0.015, 0.5075],
     "pose-mixing-tfr1": [*BOTH_ENDS * 5, 0.015, 0.5075],
@@ -198,20 +198,25 @@ def test_pose_scheduled_ratio() -> None:
 def test_pose_floor_ratio() -> None:
     forcing = config.load("reports/pose-floor").teacher_forcing
     assert forcing is not None
-    # fmt: off
-    assert ratios(forcing, 50) == [
-        1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.9, 0.9, 0.9, 0.9,
-        0.8, 0.8, 0.8, 0.8, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7,
-        0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5,
-        0.4, 0.4, 0.4, 0.4, 0.4, *[0.3] * 15,
-    ]
-    # fmt: on
+    stairs = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    assert ratios(forcing, 80) == [ratio for ratio in stairs for _ in range(10)]
+    assert ratios(forcing, 100)[80:] == [0.3] * 20, "the floor"
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("", 0.5), ("-tfr0", 0.0), ("-tfr1", 1.0)])
-def test_pose_mixing_ratio(name: str, ratio: float) -> None:
+FALLING = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("", [*[0.5] * 10, *FALLING[5:], *[0.0] * 13]),
+        ("-tfr0", [0.0] * 27),
+        ("-tfr1", [*[1.0] * 10, *FALLING, *[0.0] * 8]),
+    ],
+)
+def test_pose_mixing_ratio(name: str, table: list[float]) -> None:
     forcing = config.load(f"reports/pose-mixing{name}").teacher_forcing
-    assert forcing is not None and ratios(forcing, 27) == [ratio] * 27
+    assert forcing is not None and ratios(forcing, 27) == table
 
 
 def test_epoch_0_has_the_start_ratio() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from helpers import CPU, make_config, write_set
 
-from cvaecli.api.streaming import Video, predicted
+from cvaecli import media
+from cvaecli.api.prediction import Video, predicted
 from cvaecli.data.clip import Clip
-from cvaecli.media import video as media
 from cvaecli.media.background import Consumer
 from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE
 
@@ -59,10 +59,10 @@ def test_memory_does_not_grow_with_length(model: ReferenceCVAE, tmp_path: Path) 
         return most
 
     peak(1000)  # imports, buffers, the allocator's first pages
-    short, long = peak(2000), peak(10_000)
-    assert np.load(tmp_path / "10000.npz")["frames"].shape == (10_000, SIZE, SIZE, 3)
-    # 8,000 frames are 6.1 MB as bytes, and so are their labels; as floats, 25 MB each.
-    assert long < short + 4_000_000
+    short, long = peak(2000), peak(15_000)
+    assert np.load(tmp_path / "15000.npz")["frames"].shape == (15_000, SIZE, SIZE, 3)
+    # 13,000 frames are 10 MB as bytes, and so are their labels; the allocator's noise is 1 to 5 MB.
+    assert long < short + 7_500_000
 
 
 def test_pieces_are_the_given_frames_and_then_chunks(model: ReferenceCVAE, tmp_path: Path) -> None:

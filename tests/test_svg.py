@@ -93,7 +93,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 def test_follows_the_protocol() -> None:
     assert MODEL is SVG and issubclass(SVG, VideoCVAE) and SVG.Config is SVGConfig
-    assert "svg" in models.names() and not {"svg_backbones", "svg_recurrent"} & set(models.names())
+    assert models.load("svg") is SVG
     assert all(field.description for key, field in SVGConfig.model_fields.items() if key != "name")
     assert SVG.eval is torch.nn.Module.eval and SVG.train is torch.nn.Module.train
 

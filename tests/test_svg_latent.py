@@ -12,7 +12,7 @@ from cvaecli.config import loading as configs
 from cvaecli.errors import UserError
 from cvaecli.models.base import VideoCVAE
 from cvaecli.models.svg.backbones import Layer
-from cvaecli.models.svg.init import NARROW
+from cvaecli.models.svg.init import START_LOGVAR
 from cvaecli.models.svg.model import SVG, SVGConfig
 
 D, P, K = 7, 2, 3
@@ -60,7 +60,7 @@ def signal(model: SVG) -> float:
 def test_a_scaled_start_lets_the_posterior_be_heard() -> None:
     original, scaled = build(), build(init="scaled")
     assert signal(original) < 0.01 and signal(scaled) > 1
-    assert (scaled.posterior.logvar_net.bias == NARROW).all() and (
+    assert (scaled.posterior.logvar_net.bias == START_LOGVAR).all() and (
         original.posterior.logvar_net.bias == 0
     ).all()
     for model in (original, scaled):

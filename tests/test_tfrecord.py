@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from cvaecli.data import VideoData, cache, check, load
 from cvaecli.data.images import File
 from cvaecli.data.robot import tfrecord
+from cvaecli.data.robot.bair_record import BairRecord
 from cvaecli.data.robot.records import Conversion, Records
-from cvaecli.data.robot.shots import Shot
 from cvaecli.data.robot.tfrecord import (
     Record,
     RecordError,
@@ -269,7 +269,7 @@ def test_a_set_bit_for_bit(tmp_path: Path) -> None:
         assert (clip.condition[0] == 0).all()
         assert clip.condition[1:].tobytes() == np.hstack([actions, positions])[:-1].tobytes()
     (warning,) = data.warnings
-    assert "the last 2 of 40 train trajectories serve instead" in warning
+    assert "the last 2 of 40 train trajectories" in warning
 
 
 def test_order_of_files_is_that_of_their_numbers(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     write_set(tmp_path / "test", {"": [2]})
     report = check(tmp_path / "test", kind="robot", height=SIDE, width=SIDE)
     assert report.ok
-    assert any("taken as test" in line for line in report.warnings)
+    assert any("used as test" in line for line in report.warnings)
     assert report.summary[0] == "test: 2 trajectories, 9 frames (4 to 5 each), 6x6"
     assert report.summary[1].startswith("test: ranges of the condition: dx ")
 
@@ -354,7 +354,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "broken"))
     copy = Conversion._copy
 
-    def stop(self: Conversion, part: cache.Writer, file: File, shots: list[Shot]) -> None:
+    def stop(self: Conversion, part: cache.Writer, file: File, shots: list[BairRecord]) -> None:
         if file.name.endswith(FILES[2]):
             raise KeyboardInterrupt
         copy(self, part, file, shots)
@@ -375,7 +375,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(
     assert again.summary == data.summary and not again.converted
 
 
-def test_files_that_are_done_need_not_be_read_again_when_another_is_mended(
+def test_files_that_are_done_need_not_be_read_again_when_another_is_corrected(
     tmp_path: Path, scanned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))

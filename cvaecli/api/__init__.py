@@ -1,29 +1,27 @@
-"""Train, validate, predict, plot, export: config, data, model, engine and run folder joined.
+"""Train, validate, predict, plot, export: what the commands do, as functions.
 
-The command line and Python users call the same functions. Progress goes to a ``Reporter``; results
-are returned and written into the run folder.
+They join config, data, model, engine and run folder. Progress goes to a ``Reporter``; results are returned
+and written into the run folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from ..run import find
 from .benchmark import bench
-from .loading import RUNS
+from .plotting import plot, plot_schedule
 from .prediction import export_gif, predict
-from .training import dry_run, resume, train
+from .resuming import resume
+from .training import dry_run, train
 from .validation import evaluation, validate
 
-__all__ = ["bench", "dry_run", "evaluation", "export_gif", "plot", "predict", "resume", "train", "validate"]
-
-
-def plot(
-    kind: str, run_specs: Sequence[str | Path], *, out: Path | None = None, runs: Path = RUNS
-) -> list[Path]:
-    """Figures from the run folders' files; several runs become one comparison. See ``plots.plot``."""
-    from .. import plots
-
-    specs: Sequence[str | Path | None] = run_specs or [None]
-    return plots.plot(kind, [find(spec, runs)[0].path for spec in specs], out)
+__all__ = [
+    "bench",
+    "dry_run",
+    "evaluation",
+    "export_gif",
+    "plot",
+    "plot_schedule",
+    "predict",
+    "resume",
+    "train",
+    "validate",
+]

@@ -1,4 +1,4 @@
-"""How fast a config is on this device, and how far from what the device can do."""
+"""How fast a config is on this device, and what fraction of the device's peak that is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WARM_UP = 2
 """Steps after the first one that are not timed."""
 
 BLOCKS = 5
-"""Stretches that the timed steps are cut into: the median stretch is what counts."""
+"""The timed steps are divided into so many blocks; the result is the median block."""
 
 
 def bench(
@@ -40,23 +40,23 @@ def bench(
     from_process_start: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Measure a config's training and rollout on this device with the engine's own loops; leaves no run.
+    """Measure a config's training and rollout on this device with the engine's own loops; no run is made.
 
-    Trained as in the config's first epoch; the rollout is of one clip, whose conditions are repeated
-    where it is shorter than asked for.
+    Training is as in the config's first epoch. The rollout is of one clip, whose conditions are repeated if
+    it is shorter than ``frames``.
 
     Args:
-        steps: optimiser steps that are timed, after the first and two more.
-        frames: predicted frames of the rollout that is timed.
+        steps: optimiser steps to time, after three that are not timed.
+        frames: frames to predict in the timed rollout.
         from_process_start: count the time to the first step from the start of the process, imports
             included, instead of from this call.
 
     Returns:
-        ``train_frames_per_s`` and ``rollout_frames_per_s`` (predicted frames), ``peak_gflops`` (the faster
-        of matrix product and convolution, both beside it), ``train_fraction_of_peak`` and
-        ``rollout_fraction_of_peak`` (FLOPs counted on what the tool computes, times frames/s, by the
-        peak), ``peak_memory_gb`` (of training and rollout; see ``measure.peak_memory``),
-        ``seconds_to_first_step`` and what these numbers are of.
+        ``train_frames_per_s`` and ``rollout_frames_per_s`` (predicted frames); ``peak_gflops``, the faster of
+        ``peak_gflops_matmul`` and ``peak_gflops_conv``; ``train_fraction_of_peak`` and
+        ``rollout_fraction_of_peak`` (FLOPs of a frame as the tool computes it, times frames/s, divided by the
+        peak); ``peak_memory_gb`` of training and rollout (see ``measure.peak_memory``);
+        ``seconds_to_first_step``; and model, device, versions, data and sizes.
 
     Raises:
         UserError: the data or the config cannot be used.
@@ -103,7 +103,7 @@ def bench(
 
 
 def _against_peak(name: str, frames: int, seconds: float, flops: float, peak: Peak) -> dict[str, float]:
-    """Frames a second, GFLOP a frame, and what part of the peak both together are."""
+    """Frames a second, GFLOP a frame, and the fraction of the peak that follows from both."""
     return {
         f"{name}_frames_per_s": round(frames / seconds, 3),
         f"{name}_gflop_per_frame": round(flops / frames / 1e9, 5),
@@ -112,18 +112,18 @@ def _against_peak(name: str, frames: int, seconds: float, flops: float, peak: Pe
 
 
 def first_epoch(config: RunConfig, steps: int) -> RunConfig:
-    """The config with a first epoch that so many steps and a warm-up do not end: its end is a validation."""
+    """The config with a first epoch longer than these steps and the warm-up: it ends in a validation."""
     enough = {"steps_per_epoch": steps + WARM_UP + 2, "max_steps": None, "max_minutes": None}
     return config.model_copy(update={"train": config.train.model_copy(update=enough)})
 
 
 def new_trainer(config: RunConfig, steps: int, data: VideoData, device: Device) -> Trainer:
-    """The trainer of a run that would start now, good for so many steps (see ``first_epoch``)."""
+    """A trainer as for a new run, with at least ``steps`` steps to time (see ``first_epoch``)."""
     return build_trainer(first_epoch(config, steps), data, device, Silent())
 
 
 def _time_steps(events: Iterator[Event], steps: int, device: Device, advance: Advance) -> float:
-    """Seconds of an optimiser step, batch and report included: the median over the blocks."""
+    """Seconds of an optimiser step, with its batch and its report: the median over the blocks."""
     for _ in itertools.islice(events, WARM_UP):
         pass
     times, done = [], 0
@@ -141,7 +141,7 @@ def _time_steps(events: Iterator[Event], steps: int, device: Device, advance: Ad
 
 
 def _time_rollout(trainer: Trainer, data: VideoData, frames: int, advance: Advance) -> float:
-    """Seconds of one clip's rollout, start included, after a first piece of another that is not timed."""
+    """Seconds of one clip's rollout, start included, after an untimed warm-up."""
     model, config, device = trainer.trained.eval(), trainer.config, trainer.device
     clip = data.splits["val"][0]
     for _ in clip_rollout(model, clip, min(frames, config.eval.chunk), config, device):
@@ -158,12 +158,12 @@ def _time_rollout(trainer: Trainer, data: VideoData, frames: int, advance: Advan
 def clip_rollout(
     model: VideoCVAE, clip: Clip, frames: int, config: RunConfig, device: Device, clips: int = 1
 ) -> Iterator[torch.Tensor]:
-    """``engine.rollout`` of a clip in the config's pieces, its conditions over and over.
+    """``engine.rollout`` of a clip in pieces of ``eval.chunk``, its conditions repeated as often as needed.
 
     Args:
         model: in evaluation mode, on the device.
         frames: to predict.
-        clips: rows of the batch, all the same but for their noise.
+        clips: rows of the batch; they differ in their noise only.
 
     Yields:
         ``[clips, k, C, H, W]``, k at most ``config.eval.chunk``.
@@ -182,7 +182,7 @@ def clip_rollout(
 
 
 def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> dict[str, float]:
-    """FLOPs of one training step and of a rollout, counted on a fresh model that is not compiled."""
+    """FLOPs of one training step and of a rollout, counted on a new model that is not compiled."""
     plain = config.runtime.model_copy(update={"compile": "off", "graphs": False})
     trainer = new_trainer(config.model_copy(update={"runtime": plain}), 1, data, device)
     events = trainer.events()
@@ -196,7 +196,7 @@ def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> d
 
 
 def _what(config: RunConfig, data: VideoData, device: Device) -> dict[str, Any]:
-    """What the numbers are of: model, sizes, device, versions."""
+    """Model, sizes, device and versions that the numbers belong to."""
     return {
         "model": config.model_name,
         "device": device.name,

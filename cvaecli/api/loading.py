@@ -1,4 +1,4 @@
-"""Config, data, model and device put together."""
+"""Load data, models and runs for the other modules of ``api``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, World
 from ..errors import UserError
 from ..models.base import VideoCVAE
-from ..models.pose import PoseCVAE
-from ..models.pose_checkpoint import load_course_checkpoint
 from ..reporter import Reporter, Silent
 from ..run import Run, find
 
 RUNS = Path("runs")
 
+TRAINING_ONLY = {
+    "eval.frames": "it limits validations during training; here use data.n_future=N",
+    "eval.clips": "it limits validations during training; here all clips of the split count",
+    "eval.every": "it is about validations during training",
+    "eval.sample_strips": "it is about validations during training",
+}
+"""Keys of ``eval`` that a finished model's evaluation does not use, and what to do instead."""
+
 
 def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter, world: World = ALONE) -> VideoData:
-    """The config's data set, decoded on first use; tells what is odd about it.
+    """The config's data set, decoded on first use. Its source and what is odd about it go to the reporter.
 
     On each machine one process decodes into the cache; the others wait and map what it wrote.
     """
@@ -46,8 +52,6 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
             raise UserError(f"--split {split}: is not a split", "train, val or test")
     sampling = config.train.sampling or models.load(config.model_name).sampling
     train_frames = config.train.window if sampling == "windows" else data.n_past + 1
-    if data.root is None:
-        reporter.note("no data.root given: the built-in synthetic set serves")
     with reporter.task("Preparing data") as advance:
         loaded = sources.load(
             data.root,
@@ -56,9 +60,11 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
             width=data.width,
             cuts=data.cuts,
             min_frames={"train": train_frames, "val": data.n_past + 1, "test": data.n_past + 1},
+            train_frames=data.train_frames,
             need=need,
             progress=advance,
         )
+    reporter.data_source(loaded.source + (" (no data.root given)" if data.root is None else ""))
     for line in capped(loaded.summary, loaded.source) if loaded.converted else []:
         reporter.note(line)
     for warning in loaded.warnings:
@@ -67,25 +73,22 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
 
 
 def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
-    """A fresh model on the CPU, its weights a function of the seed alone."""
+    """A new model on the CPU; its initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return models.load(config.model_name)(config.model, tuple(condition_shape))
 
 
 def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> None:
-    """Put the weights of a run's checkpoint, or of a course checkpoint, into a fresh model.
+    """Put weights into a new model: those of a run's checkpoint, or of another program's that it can read.
 
     Raises:
         UserError: the file is neither, or does not fit the model.
     """
-    if isinstance(model, PoseCVAE) and checkpoints.is_foreign(path):
-        found = load_course_checkpoint(path, model.config)
-        for note in found.notes:
-            reporter.note(note)
-        weights = found.state_dict
-    else:
-        weights = checkpoints.load(path)["model"]
+    foreign = model.foreign_weights(path) if checkpoints.is_foreign(path) else None
+    for note in foreign.notes if foreign else []:
+        reporter.note(note)
+    weights = foreign.state_dict if foreign else checkpoints.load(path)["model"]
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -98,7 +101,7 @@ def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> No
 
 
 class Opened(NamedTuple):
-    """A trained model on its device, in evaluation mode, with what it came from."""
+    """A trained model on its device, in evaluation mode, with its run, checkpoint and config."""
 
     run: Run
     path: Path  # the checkpoint
@@ -109,13 +112,25 @@ class Opened(NamedTuple):
 
 
 def open_run(
-    run: str | Path | None, overrides: Sequence[str], runs: Path = RUNS, world: World = ALONE
+    run: str | Path | None,
+    overrides: Sequence[str],
+    runs: Path = RUNS,
+    world: World = ALONE,
+    *,
+    without: Mapping[str, str] = TRAINING_ONLY,
 ) -> Opened:
-    """Load what RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed."""
+    """Load what RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed.
+
+    Args:
+        without: keys that have no effect here, and what to do instead.
+
+    Raises:
+        UserError: no such run, a damaged checkpoint, or an override that does not apply.
+    """
 
     def read() -> tuple[Run, Path, dict[str, Any]]:
         home, path = find(run, runs)
-        refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"))
+        refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"), without)
         return home, path, checkpoints.load(path)
 
     home, path, saved = world.once(read)
@@ -133,10 +148,24 @@ def _condition_shape(saved: Mapping[str, Any], config: RunConfig) -> list[int]:
     return [shape[0], config.data.height, config.data.width] if len(shape) == 3 else shape
 
 
-def refuse_overrides(overrides: Sequence[str], allowed: tuple[str, ...]) -> None:
+def refuse_overrides(
+    overrides: Sequence[str], allowed: tuple[str, ...], without: Mapping[str, str] | None = None
+) -> None:
+    """Refuse an override that cannot be made here, or would have no effect.
+
+    Args:
+        allowed: beginnings of keys.
+        without: keys among them that have no effect, and what to do instead.
+
+    Raises:
+        UserError: names the key.
+    """
     for override in overrides:
-        if not override.startswith(allowed):
+        key = override.partition("=")[0].strip()
+        if not key.startswith(allowed):
             raise UserError(
-                f"{override.partition('=')[0]}: belongs to the training and cannot be changed here",
+                f"{key}: belongs to the training and cannot be changed here",
                 f"what can: {', '.join(p + '*' if p.endswith('.') else p for p in allowed)}",
             )
+        if without and key in without:
+            raise UserError(f"{key}: has no effect here", without[key])

@@ -1,4 +1,7 @@
-"""Predict videos, and show them beside the truth."""
+"""Predict videos, show them beside the truth, and sample several futures of one clip.
+
+Videos are predicted several at a time and handed on piece by piece: memory does not grow with their length.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,42 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from .. import media, metrics
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
-from ..engine.evaluate import neighbours
+from ..engine.batches import to_float
+from ..engine.device import Device
+from ..engine.evaluate import neighbours, predicted_frames
+from ..engine.prefetch import on_host, to_device
+from ..engine.rollout import Noise, prior_noise, rollout
 from ..errors import UserError
+from ..files import replacing
 from ..media import panels
 from ..media import submission as submissions
-from ..media import video as media
 from ..media.background import Consumer
 from ..media.panels import Frame
+from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
-from .loading import RUNS, load_data, open_run
-from .streaming import Video, predicted
+from .loading import RUNS, TRAINING_ONLY, load_data, open_run
+
+WITHOUT = {**TRAINING_ONLY, "eval.samples": "use --samples (in Python: samples)"}
+"""Keys that have no effect on a prediction."""
+
+
+class Video(NamedTuple):
+    """A video to predict.
+
+    Attributes:
+        clip: gives the first frames and the conditions.
+        frames: number of its frames, given ones included.
+        sample: another number draws other noise.
+    """
+
+    clip: Clip
+    frames: int
+    sample: int = 0
 
 
 class _Order(NamedTuple):
@@ -45,16 +71,18 @@ def predict(
     samples: int = 1,
     submission: Path | None = None,
     fps: float = 25,
-    scale: int = 1,
+    scale: int | None = None,
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> list[Path]:
     """Predict videos from their first frames and their conditions, in constant memory.
 
-    Up to ``eval.batch_size`` videos of equal length (sequences, samples) are predicted together; files are
-    written in threads meanwhile.
+    Up to ``eval.batch_size`` videos of equal length (sequences, samples) are predicted together. Files are
+    written in threads at the same time.
 
     Args:
+        run: see ``run.find``.
+        overrides: of data.*, runtime.*, seed, and of eval.prior, eval.batch_size and eval.chunk.
         out: see ``media.write``; ``predictions/<split>-<sequence>.gif`` in the run when unset. With
             several sequences or samples, their numbers are added to the name.
         frames: frames of the output, given ones included; all that the conditions allow when unset.
@@ -62,12 +90,13 @@ def predict(
         sequence: number of a sequence, or ``all``.
         samples: predictions of each sequence, with different noise.
         submission: also write the course's CSV: all sequences of the split, first sample.
+        scale: whole-number enlargement of pictures; when unset, what ``media.write`` chooses for viewing.
 
     Returns:
         The files written.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     chosen = dict(_chosen(data, split, sequence))
@@ -97,7 +126,7 @@ def _write(
     csv: submissions.Submission | None,
     reporter: Reporter,
 ) -> None:
-    """Hand ``stream [B, k, H, W, C]`` on to the writers of its videos, each in a thread of its own."""
+    """Pass ``stream [B, k, H, W, C]`` to the writers of its videos, each in a thread of its own."""
     n, names = group[0].video.frames, list(dict.fromkeys(order.video.clip.name for order in group))
     title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     began, done = time.perf_counter(), 0
@@ -185,9 +214,9 @@ def export_gif(
         The file; ``RUN/predictions/<split>-<sequence>-panels.gif`` when ``out`` is unset.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
     data = load_data(config, (split,) if split else (), reporter)
-    split = split or _most_telling(data, config)
+    split = split or _split_with_truth(data, config)
     ((number, clip),) = _chosen(data, split, int(sequence))
     n = _length(clip, frames, config)
     out = home.path / "predictions" / f"{split}-{number}-panels.gif" if out is None else Path(out)
@@ -212,8 +241,103 @@ def export_gif(
     return out
 
 
-def _most_telling(data: VideoData, config: RunConfig) -> str:
+def _split_with_truth(data: VideoData, config: RunConfig) -> str:
+    """The first of test, val and train that has true frames to predict; else any split."""
     for split in ("test", "val", "train"):
         if any(clip.n_frames > config.data.n_past for clip in data.splits.get(split, [])):
             return split
     return next(iter(data.splits), "val")
+
+
+def futures(
+    run: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    sequence: int = 0,
+    samples: int = 16,
+    runs: Path = RUNS,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Predict one clip several times, for ``plot("samples", ...)``; the samples are those of ``validate``.
+
+    Args:
+        run: see ``run.find``.
+        overrides: see ``predict``.
+        split, sequence: which clip; it must have true frames to predict.
+        samples: N, at least 2.
+
+    Returns:
+        ``RUN/predictions/<split>-<sequence>-futures.npz``: ``truth`` uint8 ``[T, H, W, 3]``, ``samples``
+        uint8 ``[N, T - first, H, W, 3]``, ``first``: the first predicted frame's number.
+
+    Raises:
+        UserError: no such clip, or one without true frames to predict.
+    """
+    reporter = reporter or Silent()
+    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
+    clips = load_data(config, (split,), reporter).splits.get(split, [])
+    if not 0 <= sequence < len(clips):
+        raise UserError(f"--sequence {sequence}: {split} has {len(clips)} sequences, counted from 0")
+    clip, P = clips[sequence], config.data.n_past
+    K = predicted_frames(clip, P, config.data.n_future)
+    if K < 1:
+        raise UserError(f"{clip.name}: has no true frames to compare with", "choose another split")
+    drawn = []
+    with reporter.task(f"Sampling futures of {clip.name}") as advance:
+        for sample in range(samples):
+            _given, *pieces = predicted(model, [Video(clip, P + K, sample)], config, device)
+            drawn.append(np.concatenate(pieces, 1)[0])
+            advance(sample + 1, samples)
+    path = home.path / "predictions" / f"{split}-{sequence}-futures.npz"
+    truth = np.moveaxis(np.array(clip.frames[: P + K]), 1, -1)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, truth=truth, samples=np.stack(drawn), first=P)
+    return path
+
+
+def predicted(
+    model: VideoCVAE, videos: Sequence[Video], config: RunConfig, device: Device
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """The given frames, then the predicted ones, of videos of equal length.
+
+    Each video has its own noise, a function of (seed, sample, clip, frame): it is the same whichever videos
+    are predicted together (up to rounding: a device may add up in another order for another batch).
+    Conditions are read from the memory map piece by piece, as they are needed.
+
+    Yields:
+        uint8 ``[B, k, H, W, C]``: first the given frames, then up to ``eval.chunk`` predicted ones at a time.
+    """
+    P, n, chunk = config.data.n_past, videos[0].frames, config.eval.chunk
+
+    def load(part: str, first: int, last: int) -> torch.Tensor:
+        rows = [getattr(video.clip, part)[first:last] for video in videos]
+        return to_float(to_device(np.stack(rows), device.torch))
+
+    yield np.moveaxis(np.stack([video.clip.frames[:P] for video in videos]), 2, -1)
+    conditions = (load("condition", first, min(first + chunk, n)) for first in range(P, n, chunk))
+    past, past_condition = load("frames", 0, P), load("condition", 0, P)
+    noise = _noise(model, videos, config)
+    pieces = rollout(model, past, past_condition, conditions, noise, device)
+    shown = (metrics.shown(x_hat).mul(255).round().byte().movedim(2, -1).contiguous() for x_hat in pieces)
+    for piece in on_host(shown):
+        yield piece.numpy()
+
+
+def _noise(model: VideoCVAE, videos: Sequence[Video], config: RunConfig) -> Noise:
+    """Each row's noise is what it would be alone."""
+    alone = [
+        prior_noise(
+            model,
+            [video.clip.name],
+            (video.clip.frames.shape[2], video.clip.frames.shape[3]),
+            prior=config.eval.prior,
+            seed=config.seed,
+            n_past=config.data.n_past,
+            sample=video.sample,
+        )
+        for video in videos
+    ]
+    return lambda first, count: [
+        torch.cat(rows) for rows in zip(*(one(first, count) for one in alone), strict=True)
+    ]

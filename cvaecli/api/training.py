@@ -1,30 +1,37 @@
-"""Train, resume, and try a training without doing it."""
+"""Train a model into a run folder, or try a training without doing it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import checkpoint as checkpoints
-from ..config.loading import load
 from ..config.schema import RunConfig
-from ..data.clip import VideoData
+from ..data.clip import Clip, VideoData, first_frames
 from ..data.robot import condition_stats
 from ..engine import measure
 from ..engine.device import Device, prepare
-from ..engine.distributed import ALONE, World, join
-from ..engine.fit import Trainer
-from ..errors import UserError
-from ..launch import several, told_once_a_machine
+from ..engine.distributed import ALONE, LostProcessError, World, detecting_lost_processes, join
+from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
+from ..errors import ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
-from ..run import Run, describe_environment, find
-from .fitting import fit
-from .loading import RUNS, build_model, load_data, load_initial_weights, refuse_overrides
+from ..run import Run, describe_environment
+from ..signals import InterruptedRun, Interruption
+from .loading import RUNS, build_model, load_data, load_initial_weights
+from .tensorboard import opened as opened_tensorboard
+from .tensorboard import require as require_tensorboard
+from .validation import save_strip, validate
+
+SLOW = 30 * 60.0
+"""Seconds: a training on a CPU that has longer to go says so after its first steps."""
+MEASURED = 15.0
+"""Seconds of training on which that estimate is based."""
 
 
 def train(
@@ -35,26 +42,77 @@ def train(
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Train a model from nothing, validate it, and leave everything in a new run folder.
+    """Train a new model and validate it; everything is in a new run folder.
 
     Args:
-        config: see ``config.load``.
-        name: the run's name; ``<stem>-001``... when unset. ``stem`` defaults to the model's name.
+        config: see ``config.loading.load``.
+        name: the run's name; ``<stem>-001``, ``<stem>-002``... when unset. ``stem`` defaults to the model's
+            name.
         runs: folder of the runs.
 
     Returns:
         The run, with checkpoints, metrics, sample strips and ``eval/val``.
 
     Raises:
-        UserError: the data or the config cannot be used; no run is left behind.
-        InterruptedRun: Ctrl-C or SIGTERM; the checkpoint to resume from is saved.
+        UserError: the data or the config cannot be used; no run folder is left behind.
+        InterruptedRun: Ctrl-C or SIGTERM; a checkpoint to resume from is saved.
         CvaeError: the loss is not finite; the last good checkpoint is kept.
     """
     with join(config.runtime.device) as world:
         reporter = (reporter or Silent()) if world.leads else Silent()
-        data, trainer = _prepared(config, reporter, world)
+        data, trainer = prepared(config, reporter, world)
         run = world.once(lambda: _new_run(config, runs, stem, name, data, trainer))
         return fit(run, trainer, data, reporter)
+
+
+def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Do everything that a training does first, and a few steps of it; no run folder is left behind.
+
+    Returns:
+        Sizes and estimates: ``parameters``, ``steps``, ``seconds_per_step``, ``estimated_minutes`` (training
+        alone, without validations), ``peak_memory_gb``, shapes; ``splits`` has for each split the number of
+        ``clips``, their ``frames`` in all, and the ``shortest`` and ``longest`` clip's.
+    """
+    with join(config.runtime.device) as world:
+        reporter = (reporter or Silent()) if world.leads else Silent()
+        return _report(*prepared(config, reporter, world))
+
+
+def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
+    config, device, total = trainer.config, trainer.device, trainer.total_steps
+    # Within the first epoch: its end would be a whole validation.
+    count = min(3, trainer.sampler.steps(0), config.train.max_steps or total)
+    times = [time.perf_counter()]
+    for _ in itertools.islice(trainer.events(), count):
+        device.synchronize()
+        times.append(time.perf_counter())
+    seconds = times[-1] - times[-2]
+    steps = min(total, config.train.max_steps or total)
+    train_clips = data.splits["train"]
+    return {
+        "model": config.model_name,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "device": device.name,
+        "precision": device.precision,
+        "data": data.source,
+        "splits": {split: _lengths(clips) for split, clips in data.splits.items()},
+        "frame_shape": list(train_clips[0].frames.shape[1:]),
+        "condition_shape": list(train_clips[0].condition.shape[1:]),
+        "batch": [config.train.batch_size, config.train.window],
+        "processes": trainer.world.size,
+        "steps": steps,
+        "seconds_per_step": round(seconds, 4),
+        "estimated_minutes": round(seconds * steps / 60, 1),
+        "peak_memory_gb": round(measure.peak_memory(device) / 1e9, 2),
+    }
+
+
+def _lengths(clips: Sequence[Clip]) -> dict[str, int]:
+    frames = [clip.n_frames for clip in clips]
+    return {"clips": len(frames), "frames": sum(frames), "shortest": min(frames), "longest": max(frames)}
+
+
+# --- data, model and run folder -----------------------------------------------------------------------
 
 
 def _new_run(
@@ -76,62 +134,18 @@ def _new_run(
     return run
 
 
-def resume(
-    run: str | Path, overrides: Sequence[str] = (), *, runs: Path = RUNS, reporter: Reporter | None = None
-) -> Run:
-    """Go on with an interrupted training, bit for bit on the same machine where nothing is overridden.
-
-    Args:
-        run: see ``run.find``.
-        overrides: of train.*, eval.*, runtime.* and data.root; the data must be the same ones.
-
-    Raises:
-        UserError: nothing to resume, other data, or an override that would make it another run.
-    """
-    reporter = reporter or Silent()
-    with told_once_a_machine():
-        home, _ = find(run, runs)
-        refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
-        # Where there are several processes they must meet before they read the checkpoint.
-        device = load(home.path / "config.yaml", overrides).runtime.device if several() else "auto"
-    with join(device) as world:
-        reporter = reporter if world.leads else Silent()
-        saved, warning = world.once(lambda: checkpoints.load_for_resume(home))
-        if warning:
-            reporter.warn(warning)
-        config = checkpoints.config_of(saved, overrides)
-        data, trainer = _prepared(config, reporter, world, saved)
-        world.once(lambda: _note_resumption(home, trainer, reporter))
-        return fit(home, trainer, data, reporter)
-
-
-def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
-    run.forget_after(trainer.step)
-    run.write_config(trainer.config)
-    run.make_latest()
-    if trainer.finished:
-        reporter.note(
-            f"{run.path}: all {trainer.step} steps are done; raise train.epochs or a stop to train longer"
-        )
-    else:
-        reporter.note(f"resuming {run.path} at epoch {trainer.epoch}, step {trainer.step}")
-    run.update_info(
-        status="running",
-        resumed_at_step=trainer.step,
-        device=trainer.device.name,
-        processes=trainer.world.size,
-    )
-
-
-def _prepared(
+def prepared(
     config: RunConfig, reporter: Reporter, world: World, saved: Mapping[str, Any] | None = None
 ) -> tuple[VideoData, Trainer]:
-    """The data and the trainer, going on from the checkpoint ``saved``; no process goes on without all.
+    """The data and the trainer, in the state of the checkpoint ``saved`` if there is one.
+
+    Of several processes, either all get there or the error of one ends all.
 
     Raises:
         UserError: these are not the data that the checkpoint was trained on.
     """
     with world.agreeing():
+        require_tensorboard(config)
         device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), reporter, world)
     with world.agreeing():
@@ -155,58 +169,194 @@ def build_trainer(
     fresh: bool = True,
     world: World = ALONE,
 ) -> Trainer:
-    """A fresh model and what trains it.
+    """A new model, and the trainer for it.
 
     Args:
-        fresh: tell the model its data's statistics and start from ``train.init``, whose statistics then
-            hold, for its weights know no others. A resumed training has both in its checkpoint.
+        fresh: the model gets the statistics of its training data; if there is a ``train.init``, its weights
+            and its statistics instead, because the weights were trained with those. A resumed training has
+            both in its checkpoint: then False.
     """
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
     if fresh and train_clips[0].condition.ndim == 2:
-        mean, std = condition_stats(train_clips)
+        used = first_frames([clip.n_frames for clip in train_clips], config.data.partial)
+        mean, std = condition_stats(train_clips, used)
         model.set_condition_stats(torch.from_numpy(mean), torch.from_numpy(std))
     if fresh and config.train.init is not None:
         load_initial_weights(model, config.train.init, reporter)
     return Trainer(model, config, device, train_clips, data.splits["val"], world)
 
 
-def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Everything a training does first, and one step of it; leaves no run behind.
+# --- from events to files -----------------------------------------------------------------------------
 
-    Returns:
-        Sizes and estimates: ``parameters``, ``train_frames``, ``steps``, ``seconds_per_step``,
-        ``estimated_minutes`` (training alone, without validations), ``peak_memory_gb``, shapes.
+
+def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
+    """Train, write what happens into the run folder, and validate at the end.
+
+    Of several processes all call this, and the first one writes.
     """
-    with join(config.runtime.device) as world:
-        reporter = (reporter or Silent()) if world.leads else Silent()
-        return _report(*_prepared(config, reporter, world))
+    world = trainer.world
+    try:
+        with Interruption() as interruption, _lost_process_reported(run, world):
+            trainer.asked = lambda: interruption.signum or 0
+            trainer.on_validation = reporter.validating
+            with (
+                reporter.training(trainer.config.train.epochs),
+                opened_tensorboard(run, trainer) as to_tensorboard,
+            ):
+                _consume(run, trainer, data, reporter, to_tensorboard)
+            if trainer.interrupted:
+                _save_interrupted(run, trainer, data)
+    except (InterruptedRun, KeyboardInterrupt):
+        if world.leads:
+            run.update_info(status="interrupted")
+        raise
+    except BaseException as error:
+        if world.leads:
+            run.update_info(status="failed", error=str(error) or type(error).__name__)
+        raise
+    if world.leads:
+        run.update_info(status="finished", steps=trainer.step, train_seconds=round(trainer.seconds, 1))
+    validate(run.path, reporter=reporter, overrides=[], data=data, world=world)
+    return run
 
 
-def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
-    config, device, total = trainer.config, trainer.device, trainer.total_steps
-    # Within the first epoch: its end would be a whole validation.
-    count = min(3, trainer.sampler.steps(0), config.train.max_steps or total)
-    times = [time.perf_counter()]
-    for _ in itertools.islice(trainer.events(), count):
-        device.synchronize()
-        times.append(time.perf_counter())
-    seconds = times[-1] - times[-2]
-    steps = min(total, config.train.max_steps or total)
-    train_clips = data.splits["train"]
+def _consume(
+    run: Run, trainer: Trainer, data: VideoData, reporter: Reporter, to_tensorboard: Callable[[Event], None]
+) -> None:
+    """Train to the end; the first process writes rows and checkpoints and reports."""
+    saved_at, duration = time.monotonic(), _Duration(trainer)
+    for event in trainer.events():
+        if not trainer.world.leads:
+            continue
+        to_tensorboard(event)
+        if isinstance(event, EpochEvent):
+            _log_epoch(run, trainer, data, event)
+            reporter.epoch(event)
+            saved_at = time.monotonic()
+            continue
+        _log_step(run, event)
+        reporter.step(event)
+        if line := duration.line():
+            reporter.note(line)
+        if time.monotonic() - saved_at > 60 * trainer.config.train.save_minutes:
+            checkpoints.save_last(run, checkpoint(trainer, data))
+            saved_at = time.monotonic()
+
+
+class _Duration:
+    """Estimates once, from the first steps, how long a training on a CPU still takes."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._first: tuple[int, float] | None = None  # a step, and the seconds of training by then
+        self._done = trainer.device.torch.type != "cpu"
+
+    def line(self) -> str:
+        """The estimate where it is due and long; else nothing. To be asked after every step."""
+        trainer, train = self._trainer, self._trainer.config.train
+        if self._done:
+            return ""
+        if self._first is None:  # the first step, which allocates and may compile, does not count
+            self._first = trainer.step, trainer.seconds
+        steps, seconds = trainer.step - self._first[0], trainer.seconds - self._first[1]
+        if not steps or seconds < MEASURED:
+            return ""
+        self._done = True
+        left = min(trainer.total_steps, train.max_steps or trainer.total_steps) - trainer.step
+        each = seconds / steps
+        lasts = left * each
+        if train.max_minutes is not None:
+            lasts = min(lasts, 60 * train.max_minutes - trainer.seconds)
+        if lasts < SLOW:
+            return ""
+        text = f"{lasts / 3600:.1f} hours" if lasts > 5400 else f"{lasts / 60:.0f} minutes"
+        return (
+            f"about {text} to go on this CPU ({left} steps, {each:.1f} s each, validations not counted); "
+            "quicker: --config quickstart, or fewer train.epochs"
+        )
+
+
+def _save_interrupted(run: Run, trainer: Trainer, data: VideoData) -> None:
+    """Save, then raise. No process leaves before that: the launcher ends all as soon as one is gone."""
+    world, signum = trainer.world, trainer.interrupted
+    with world.agreeing():
+        if world.leads:
+            checkpoints.save_last(run, checkpoint(trainer, data))
+            run.update_info(status="interrupted")
+    raise world.told_once(
+        InterruptedRun(
+            signum,
+            f"interrupted at step {trainer.step}; everything is saved",
+            f"go on with: cvae train --resume {run.path}",
+        )
+    )
+
+
+@contextlib.contextmanager
+def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
+    """If another process ends, one of those left reports it and notes it in the run.
+
+    That is the first process; if it is the one that ended, the next.
+    """
+    try:
+        with detecting_lost_processes():
+            yield
+    except LostProcessError as error:
+        patience = time.monotonic() + (0 if world.leads else 2 + world.rank / 4)
+        while run.info().get("status") == "running" and time.monotonic() < patience:
+            time.sleep(0.1)
+        if run.info().get("status") != "running":
+            raise ReportedElsewhereError(error.exit_code) from None
+        run.update_info(status="failed", error=error.message)
+        saved = run.checkpoint_path("last").is_file()
+        hint = (
+            f"go on with: cvae train --resume {run.path}" if saved else "nothing was saved yet: start again"
+        )
+        raise LostProcessError(error.message, hint) from None
+
+
+def _log_step(run: Run, event: StepEvent) -> None:
+    if event.terms is not None:
+        run.add_step(
+            {
+                "step": event.step,
+                "epoch": event.epoch,
+                **event.terms,
+                "beta": event.beta,
+                "tfr": event.tfr,
+                "forced": event.forced,
+                "lr": event.lr,
+                "frames_per_s": event.frames_per_s,
+            }
+        )
+
+
+def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -> None:
+    """Write checkpoints, then the row: where ``metrics.csv`` has an epoch, its weights are safe."""
+    saved = checkpoint(trainer, data)
+    checkpoints.save_last(run, saved)
+    weights_only = {key: value for key, value in saved.items() if key != "trainer"}
+    if event.best:
+        checkpoints.save(run, "best", weights_only)
+    every = trainer.config.train.save_every
+    if every and event.complete and (event.epoch + 1) % every == 0:
+        checkpoints.save(run, f"epoch-{event.epoch:04d}", weights_only)
+    run.add_metrics(event.row)
+    if event.evaluation and trainer.config.eval.sample_strips:
+        save_strip(event.evaluation, run.path / "samples" / f"epoch-{event.epoch:04d}.png")
+
+
+def checkpoint(trainer: Trainer, data: VideoData) -> dict[str, Any]:
+    """What a checkpoint file holds; ``epoch`` counts the complete epochs."""
     return {
-        "model": config.model_name,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "device": device.name,
-        "precision": device.precision,
-        "data": data.source,
-        "splits": {split: [clip.n_frames for clip in clips] for split, clips in data.splits.items()},
-        "frame_shape": list(train_clips[0].frames.shape[1:]),
-        "condition_shape": list(train_clips[0].condition.shape[1:]),
-        "batch": [config.train.batch_size, config.train.window],
-        "processes": trainer.world.size,
-        "steps": steps,
-        "seconds_per_step": round(seconds, 4),
-        "estimated_minutes": round(seconds * steps / 60, 1),
-        "peak_memory_gb": round(measure.peak_memory(device) / 1e9, 2),
+        "format": checkpoints.FORMAT,
+        "config": trainer.config.to_yaml(),
+        "model": trainer.trained.state_dict(),
+        "condition_shape": list(data.splits["train"][0].condition.shape[1:]),
+        "data_fingerprint": data.fingerprint,
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "psnr": trainer.best_psnr,
+        "trainer": trainer.state_dict(),
     }

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from .. import checkpoint as checkpoints
+from .. import evaluations, media
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
 from ..engine.evaluate import Evaluation, evaluate, share, together
 from ..errors import UserError
+from ..evaluations import ClipFrames
 from ..media import panels
-from ..media import video as media
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..run import Run
-from .loading import RUNS, load_data, open_run
+from .loading import RUNS, Opened, load_data, open_run
+
+Swap = Literal["actions", "positions", "conditions"]
+"""What ``validate`` exchanges between clips: some columns of the condition vectors, or all of a condition."""
+
+OWN = "the clip's own"
+"""``protocol.conditions`` of an evaluation without exchange."""
+
+FRAME_CLIPS = 4
+"""Clips of which an evaluation keeps frames."""
+
+LITERATURE = {"robot": "psnr_per_channel"}
+"""By kind of data: the PSNR that its publications quote, where that is not ``psnr``."""
 
 
 def validate(
@@ -30,39 +43,46 @@ def validate(
     overrides: Sequence[str] = (),
     *,
     split: str = "val",
-    swap_conditions: bool = False,
+    swap: Swap | None = None,
     runs: Path = RUNS,
     reporter: Reporter | None = None,
     data: VideoData | None = None,
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """Score a run's best checkpoint on a split with truth; see ``runs/README.md`` for the protocol.
+    """Score a run's best checkpoint on a split with true frames; ``runs/README.md`` has the protocol.
 
     Args:
         run: see ``run.find``.
-        overrides: of data.*, eval.*, runtime.* and seed.
-        split: val, or test where it has true frames.
-        swap_conditions: give every clip the next clip's conditions (the last one the first's). What that
-            costs is what the model makes of its conditions.
+        overrides: of data.*, runtime.*, seed, and of eval.samples, eval.prior, eval.batch_size, eval.chunk.
+        split: train, val, or test where it has true frames.
+        swap: give the predicted steps of every clip the next clip's actions, positions or whole conditions
+            (the last clip takes the first one's). The given frames keep their own. The PSNR lost is what the
+            model makes of them.
         data: already loaded data of the same config.
         world: processes that each score their share of the clips.
 
     Returns:
-        What ``eval/<split>/metrics.json`` holds; written there beside ``per_frame.csv``, or with swapped
-        conditions into ``eval/<split>-swapped``. Nothing in all processes but the first.
+        What ``eval/<split>/metrics.json`` holds. It is written there beside ``per_frame.csv``; with ``swap``
+        into ``eval/<split>-swapped-<swap>``. Of several processes the first gets it, the others an empty
+        dict.
+
+    Raises:
+        UserError: no such run or split, no true frames, nothing to exchange, or an override that does not
+            apply.
     """
     reporter = reporter or Silent()
-    home, path, config, model, device, saved = open_run(run, overrides, runs, world)
+    opened = open_run(run, overrides, runs, world)
+    home, config = opened.run, opened.config
     data = data or load_data(config, (split,), reporter, world)
     clips = _with_truth(data, split, config)
-    if swap_conditions:
-        clips = _swapped(clips, split, config)
+    if swap is not None:
+        clips = swapped(clips, _columns(data, swap), config.data.n_past, split)
     with reporter.task(f"Validating {home.name} on {split}") as advance:
         began = time.perf_counter()
         mine = evaluate(
-            model,
+            opened.model,
             share(clips, config.data.n_past, world),
-            device,
+            opened.device,
             config.eval,
             n_past=config.data.n_past,
             n_future=config.data.n_future,
@@ -77,32 +97,50 @@ def validate(
         return {}
     summary: dict[str, Any] = scores.summary()
     summary["seconds"] = round(seconds, 2)
-    summary["protocol"] = {
+    summary["protocol"] = protocol = _protocol(opened, data, scores, split, swap)
+    if protocol["n_future_min"] != protocol["n_future_max"]:
+        reporter.warn(
+            f"{split}: clips of {protocol['n_future_min']} to {protocol['n_future_max']} predicted frames; "
+            "each clip counts alike in the means"
+        )
+    summary = without_nan(summary)
+    name = split if swap is None else f"{split}{evaluations.SWAPPED}{swap}"
+    folder = evaluations.write(home.path, name, summary, list(scores.per_frame()))
+    save_strip(scores, folder / "strip.png")
+    evaluations.write_frames(opened.run.path, name, _frames(scores))
+    return summary
+
+
+def _protocol(
+    opened: Opened, data: VideoData, scores: Evaluation, split: str, swap: Swap | None
+) -> dict[str, Any]:
+    """How the numbers were made."""
+    config, saved = opened.config, opened.checkpoint
+    predicted = [clip.psnr.shape[1] for clip in scores.clips]
+    return {
         "split": split,
         "n_past": config.data.n_past,
         "n_future": config.data.n_future or "all",
+        "n_future_min": min(predicted),
+        "n_future_max": max(predicted),
         "samples": config.eval.samples,
         "prior": config.eval.prior,
-        "conditions": "the next clip's" if swap_conditions else "the clip's own",
+        "conditions": OWN if swap is None else f"predicted steps: the next clip's {swap}",
         "seed": config.seed,
-        "batch_norm": "running statistics" if _has_batch_norm(model) else "none in this model",
-        "precision": device.precision,
-        "device": device.name,
+        "batch_norm": "running statistics" if _has_batch_norm(opened.model) else "none in this model",
+        "precision": opened.device.precision,
+        "device": opened.device.name,
         "psnr": "mean over frames of -10 log10(MSE over C, H, W), clamped to [0, 1]; mean over clips",
         "ssim": "11x11 Gaussian window, sigma 1.5, per channel, K1 0.01, K2 0.03",
+        "literature_psnr": LITERATURE.get(config.data.kind, "psnr"),
         "frame_size": list(data.frame_size),
         "data": data.source,
         "data_fingerprint": data.fingerprint,
-        "checkpoint": path.name,
+        "checkpoint": opened.path.name,
         "checkpoint_fingerprint": checkpoints.fingerprint(saved),
-        "epoch": saved["epoch"],
+        "epochs_done": saved["epoch"],
         "step": saved["step"],
     }
-    summary = without_nan(summary)
-    name = f"{split}-swapped" if swap_conditions else split
-    folder = home.write_evaluation(name, summary, list(scores.per_frame()))
-    save_strip(scores, folder / "strip.png")
-    return summary
 
 
 def _has_batch_norm(model: VideoCVAE) -> bool:
@@ -119,12 +157,11 @@ def without_nan(values: Any) -> Any:
 
 
 def evaluation(run: Run, split: str = "val") -> dict[str, Any]:
-    """The last validation of a run: ``eval/<split>/metrics.json``."""
-    path = run.path / "eval" / split / "metrics.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not there", f"run: cvae validate {run.path} --split {split}")
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return metrics
+    """The last validation of a run, ``eval/<split>/metrics.json``; see ``evaluations.read_summary``."""
+    return evaluations.read_summary(run.path, split)
+
+
+# --- which clips --------------------------------------------------------------------------------------
 
 
 def _with_truth(data: VideoData, split: str, config: RunConfig) -> list[Clip]:
@@ -141,13 +178,41 @@ def _with_truth(data: VideoData, split: str, config: RunConfig) -> list[Clip]:
     return clips
 
 
-def _swapped(clips: list[Clip], split: str, config: RunConfig) -> list[Clip]:
-    """Every clip with the next one's conditions, and so many frames as these reach for."""
+def _columns(data: VideoData, swap: str) -> slice:
+    """The columns of a condition that ``swap`` names; for ``conditions`` all there is."""
+    if swap not in get_args(Swap):
+        raise UserError(f"--swap {swap}: cannot be exchanged", f"one of {', '.join(get_args(Swap))}")
+    if swap == "conditions":
+        return slice(None)
+    if swap not in data.condition_parts:
+        raise UserError(f"--swap {swap}: these data have no {swap} of their own", "use --swap conditions")
+    return data.condition_parts[swap]
+
+
+def swapped(clips: Sequence[Clip], columns: slice, n_past: int, split: str = "") -> list[Clip]:
+    """Every clip with the next one's conditions from frame ``n_past`` on; the last has the first one's.
+
+    ``condition[t]`` drives the step to frame ``t``: those of the given frames stay the clip's own, so that
+    only predicted steps differ. Where the next clip is shorter, the clip ends with it.
+
+    Args:
+        columns: of the condition vectors; all of a label image.
+
+    Raises:
+        UserError: there is one clip only.
+    """
     if len(clips) < 2:
-        raise UserError(f"--swap-conditions: {split} has one clip, and there is none to swap with")
-    pairs = zip(clips, [*clips[1:], clips[0]], strict=True)
-    swapped = [Clip(clip.name, clip.frames[: other.n_steps], other.condition) for clip, other in pairs]
-    return [clip for clip in swapped if clip.n_frames > config.data.n_past]
+        raise UserError(f"--swap: {split} has one clip, and there is none to exchange with")
+    made = []
+    for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True):
+        n = min(clip.n_steps, other.n_steps)
+        condition = clip.condition[:n].copy()
+        condition[n_past:, columns] = other.condition[n_past:n, columns]
+        made.append(Clip(clip.name, clip.frames[:n], condition))
+    return [clip for clip in made if clip.n_frames > n_past]
+
+
+# --- pictures -----------------------------------------------------------------------------------------
 
 
 def save_strip(evaluation: Evaluation, path: Path) -> None:
@@ -160,3 +225,10 @@ def save_strip(evaluation: Evaluation, path: Path) -> None:
             list(clip.strip.values()), list(clip.strip), scale=max(1, 96 // H), columns=clip.strip_frames
         ),
     )
+
+
+def _frames(scores: Evaluation) -> list[ClipFrames]:
+    """The pictures of the first clips."""
+    return [
+        ClipFrames(clip.name, np.array(clip.strip_frames), clip.strip) for clip in scores.clips[:FRAME_CLIPS]
+    ]

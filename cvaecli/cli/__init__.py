@@ -1,4 +1,4 @@
-"""The command line: one small file a subcommand. They parse, call the API and print; nothing numeric."""
+"""The command line: one small file for each subcommand, which parses, calls the API and prints."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from . import bench, data, export_gif, plot, predict, train, validate
+from . import bench, compare, data, export_gif, plot, predict, report, sweep, train, validate
 
 app = typer.Typer(
     name="cvae",
     help="Train, evaluate and run conditional variational autoencoders for video prediction.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -21,6 +20,9 @@ app.command()(validate.validate)
 app.command()(predict.predict)
 app.command()(plot.plot)
 app.command("export-gif")(export_gif.export_gif)
+app.command()(sweep.sweep)
+app.command()(compare.compare)
+app.command()(report.report)
 app.command()(bench.bench)
 app.add_typer(data.app, name="data")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import AsJson, Debug, Quiet, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, only_overrides, terminal
 from .console import Terminal
 
 
@@ -29,9 +29,7 @@ def bench(
     Examples: cvae bench --config pose - cvae bench --config robot train.batch_size=8 --steps 3 --json
     """
     with terminal(quiet, as_json, debug) as console:
-        stray, changes = split_arguments(overrides)
-        if stray:
-            raise typer.BadParameter(f"{stray[0]}: not an override; write section.key=value")
+        changes = only_overrides(overrides)
         from .. import api
         from ..config.loading import load
 

@@ -1,4 +1,4 @@
-"""What every subcommand shares: common options, positional overrides, and the way errors are told."""
+"""What the subcommands share: common options, positional overrides, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from .. import launch
-from ..errors import CvaeError, DataError, ToldElsewhereError
+from ..errors import CvaeError, DataError, ReportedElsewhereError, UserError
 from ..signals import InterruptedRun
 from .console import Terminal
 
-TELLING = 2.0
-"""Seconds that a process leaves another to tell of the failure of all: the launcher ends everyone as soon as
-one has gone."""
+REPORT_TIME = 2.0
+"""Seconds that a process waits for another one to report their common failure: the launcher ends all as soon
+as one has ended."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
@@ -32,9 +32,28 @@ RunAndOverrides = Annotated[
 
 
 def split_arguments(arguments: list[str] | None) -> tuple[list[str], list[str]]:
-    """Positional arguments as (runs, overrides): whatever has ``=`` in it is an override."""
+    """Positional arguments as (runs, overrides): an argument with ``=`` in it is an override."""
     arguments = arguments or []
     return [a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]
+
+
+def only_overrides(arguments: list[str] | None) -> list[str]:
+    """The overrides of a command that takes nothing else; a config given without ``--config`` is recognised.
+
+    Raises:
+        UserError: an argument is not an override.
+    """
+    others, overrides = split_arguments(arguments)
+    if others:
+        from ..config.loading import builtin_names
+
+        name = others[0]
+        is_config = name.endswith((".yaml", ".yml")) or name in builtin_names()
+        raise UserError(
+            f"{name}: not an override",
+            f"did you mean --config {name}?" if is_config else "write section.key=value",
+        )
+    return overrides
 
 
 def one_run(runs: list[str]) -> str | None:
@@ -46,12 +65,12 @@ def one_run(runs: list[str]) -> str | None:
 
 @contextmanager
 def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) -> Iterator[Terminal]:
-    """A terminal for the command's body, whose errors become one line and an exit status."""
+    """The terminal for a command. Errors in the block become one line and an exit status."""
     console = Terminal(quiet, as_json, f"process {launch.rank()}: " if launch.rank() > 0 else "")
     try:
         yield console
-    except ToldElsewhereError as error:
-        time.sleep(TELLING)
+    except ReportedElsewhereError as error:
+        time.sleep(REPORT_TIME)
         raise typer.Exit(error.exit_code) from None
     except CvaeError as error:
         if debug:

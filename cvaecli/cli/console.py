@@ -1,30 +1,31 @@
 """The terminal: progress bars, tables, errors. The only file that imports rich.
 
-Progress, notes and warnings go to stderr, results to stdout. On a terminal bars are live and an epoch
-leaves one line; elsewhere there are plain lines only.
+Progress, notes and warnings go to stderr, results to stdout. A terminal shows live bars and one permanent
+line an epoch; a pipe or a file gets plain lines only.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..reporter import Advance
 
@@ -35,23 +36,39 @@ PLAIN_EVERY = 30.0
 """Seconds between two plain progress lines within an epoch, where there is no terminal."""
 
 
+class _Bars(Progress):
+    """Progress bars above a line of values, which is cut where it is wider than the terminal."""
+
+    values = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See ``Progress``."""
+        yield from super().get_renderables()
+        if self.values:
+            yield Text.from_markup(self.values, overflow="ellipsis")
+
+
 class Terminal:
     """A ``Reporter`` that writes to a terminal or a pipe.
 
     Args:
         quiet: no progress and no notes; warnings and errors stay.
         as_json: results as one JSON object on stdout instead of tables.
-        who: put before warnings and errors, where several processes write to one terminal.
+        who: shown before warnings and errors where several processes write to one terminal.
+
+    Attributes:
+        source: the data set that the command used, once it is loaded.
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False, who: str = "") -> None:
         self.quiet, self.as_json, self._who = quiet, as_json, who
         self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
-        self._bars: Progress | None = None
+        self._bars: _Bars | None = None
         self._epochs = self._steps = TaskID(0)
         self._validation: TaskID | None = None
         self._shown: dict[str, str] = {}
         self._last_line = 0.0
+        self.source: str | None = None
 
     # --- lines ------------------------------------------------------------------------------------
 
@@ -59,6 +76,11 @@ class Terminal:
         """See ``Reporter``."""
         if not self.quiet:
             self.err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def data_source(self, source: str) -> None:
+        """See ``Reporter``."""
+        self.source = source
+        self.note(f"data: {source}")
 
     def warn(self, text: str) -> None:
         """See ``Reporter``."""
@@ -78,7 +100,7 @@ class Terminal:
         self.out.print_json(json.dumps(values), indent=2)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table of results on stdout; numbers are to the right."""
+        """A table of results on stdout; all columns but the first are aligned to the right."""
         self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)  # a table's own title is cut to its width
         table = Table()
         for number, column in enumerate(columns):
@@ -95,7 +117,7 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield lambda done, total: None
             return
-        with self._progress(MofNCompleteColumn()) as bars:
+        with self._progress() as bars:
             task = bars.add_task(description, total=None)
 
             def advance(done: int, total: int) -> None:
@@ -103,11 +125,36 @@ class Terminal:
 
             yield advance
 
-    def _progress(self, *columns: ProgressColumn) -> Progress:
-        return Progress(
+    @contextmanager
+    def live(self) -> Iterator[Callable[[str, Sequence[str], Sequence[Sequence[str]]], None]]:
+        """A table on stderr for the duration of the context: ``show(title, columns, rows)`` draws it anew.
+
+        Nothing is drawn where there is no terminal.
+        """
+        if self.quiet or not self.err.is_terminal:
+            yield lambda title, columns, rows: None
+            return
+        screen = Live(console=self.err, transient=True, auto_refresh=False)
+
+        def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+            table = Table(title=escape(title), title_justify="left", title_style="bold", box=None)
+            for number, column in enumerate(columns):
+                table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            screen.start()  # not before: a task's bar may be live until then
+            screen.update(table, refresh=True)
+
+        try:
+            yield show
+        finally:
+            screen.stop()
+
+    def _progress(self) -> _Bars:
+        return _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            *columns,
+            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(compact=True),
@@ -122,10 +169,10 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield
             return
-        with self._progress(MofNCompleteColumn(), TextColumn("{task.fields[info]}")) as bars:
+        with self._progress() as bars:
             self._bars = bars
-            self._epochs = bars.add_task("[bold]epochs", total=epochs, info="")
-            self._steps = bars.add_task("steps ", total=None, info="")
+            self._epochs = bars.add_task("[bold]epochs", total=epochs)
+            self._steps = bars.add_task("steps ", total=None)
             try:
                 yield
             finally:
@@ -141,19 +188,16 @@ class Terminal:
             self._shown = shown
         live = {"beta": f"{event.beta:.3f}", "tfr": f"{event.tfr:.2f} {_coin(event.forced)}"}
         if self._bars is not None:
-            first = [
-                f"{key} [cyan]{self._shown[key]}[/]" for key in ("loss", "recon", "kl") if key in self._shown
-            ]
-            second = [f"{key} [magenta]{value}[/]" for key, value in live.items()]
+            parts = [f"{key} [cyan]{self._shown[key]}[/]" for key in ("loss", "recon", "kl") if self._shown]
+            parts += [f"{key} [magenta]{value}[/]" for key, value in live.items()]
             if "frames/s" in self._shown:
-                second.append(f"{self._shown['frames/s']} frames/s")
+                parts.append(f"{self._shown['frames/s']} frames/s")
+            self._bars.values = "  ".join(parts)
             done = event.epoch + event.step_in_epoch / event.steps_in_epoch
-            self._bars.update(self._epochs, completed=done, info=" ".join(first))
+            self._bars.update(self._epochs, completed=done)
             if event.step_in_epoch == 1:
                 self._bars.reset(self._steps)  # a bar that was full keeps its time and its ETA of 0
-            self._bars.update(
-                self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch, info=" ".join(second)
-            )
+            self._bars.update(self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch)
         elif not self.quiet and event.terms is not None and time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
             values = "  ".join(f"{key} {value}" for key, value in {**self._shown, **live}.items())
@@ -164,7 +208,7 @@ class Terminal:
         if self._bars is None:
             return
         if self._validation is None:
-            self._validation = self._bars.add_task("validating", total=total, info="")
+            self._validation = self._bars.add_task("validating", total=total)
         self._bars.update(self._validation, completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._validation)
@@ -193,5 +237,5 @@ class Terminal:
 
 
 def _coin(forced: float) -> str:
-    """How the coin fell."""
+    """How the coin of teacher forcing fell, in words."""
     return "forced" if forced == 1 else "free" if forced == 0 else f"forced {forced:.0%}"

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..data.kinds import DEFAULT, KINDS, Kind
 from ..errors import UserError
 from .common import AsJson, Debug, Quiet, terminal
 
-Kind = Literal["dance", "robot"]
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Literal[tuple(KINDS)]  # what Typer lists and checks; mypy knows no computed Literal
 Layout = Literal["processed", "tfrecord"]
-HEIGHT, WIDTH = "(dance: 32, robot: 64)", "(64)"
 
 app = typer.Typer(help="Write the built-in data to disk, or check a data set.", no_args_is_help=True)
+
+
+def _usual(value: Callable[[Kind], object]) -> str:
+    """A default for help texts: ``(dance: 32, robot: 64)``, or ``(64)`` where all kinds agree."""
+    values = {name: value(kind) for name, kind in KINDS.items()}
+    if len(set(values.values())) == 1:
+        return f"({values[DEFAULT]})"
+    return f"({', '.join(f'{name}: {each}' for name, each in values.items())})"
+
+
+HEIGHT, WIDTH = _usual(lambda kind: kind.height), _usual(lambda kind: kind.width)
+FRAMES = _usual(lambda kind: kind.built_in.frames)
+TRAIN = _usual(lambda kind: kind.built_in.clips["train"])
+TEST = _usual(lambda kind: kind.built_in.clips["test"])
 
 
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],
     kind: Annotated[
-        Kind, typer.Option(help="A dancer in a room, or a robot arm that pushes things.")
-    ] = "dance",
+        KindName, typer.Option(help="A dancer in a room, or a robot arm that pushes objects.")
+    ] = DEFAULT,
     layout: Annotated[
-        Layout | None, typer.Option(help="Of a robot set: folders of PNG and CSV, or TFRecords. (processed)")
+        Layout | None, typer.Option(help="Robot only: folders of PNG and CSV, or TFRecords. (processed)")
     ] = None,
     height: Annotated[
         int | None, typer.Option(min=16, max=1024, help=f"Frame height in pixels. {HEIGHT}")
@@ -32,22 +50,21 @@ def synth(
     width: Annotated[
         int | None, typer.Option(min=16, max=1024, help=f"Frame width in pixels. {WIDTH}")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other motions.")] = 0,
-    frames: Annotated[
-        int | None, typer.Option(min=2, help="Frames of each clip. (dance: 630, robot: 14)")
-    ] = None,
-    train_clips: Annotated[
-        int | None, typer.Option(min=1, help="Clips in train. (dance: 3, robot: 256)")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other motions.")] = 0,
+    frames: Annotated[int | None, typer.Option(min=2, help=f"Frames of each clip. {FRAMES}")] = None,
+    train_clips: Annotated[int | None, typer.Option(min=1, help=f"Clips in train. {TRAIN}")] = None,
     test_clips: Annotated[
-        int | None, typer.Option(min=1, help="Clips in test, of a robot set also in validate. (2, 32)")
+        int | None, typer.Option(min=1, help=f"Clips in test; a robot set has as many in val. {TEST}")
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(min=0, help="Of a robot set: factor on how objects slip by chance. (1)")
+        float | None, typer.Option(min=0, help="Robot only: factor on how far objects slip by chance. (1)")
     ] = None,
     stray: Annotated[
         float | None,
-        typer.Option(min=0, help="Of a robot set: how far the arm goes astray, in table widths. (0)"),
+        typer.Option(
+            min=0,
+            help="Robot only: standard deviation of the arm's error in x and in y, in table widths. (0)",
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -55,38 +72,21 @@ def synth(
 ) -> None:
     """Write the built-in synthetic set to disk."""
     with terminal(quiet, as_json, debug) as console:
-        if kind == "dance":
-            if (layout, noise, stray) != (None, None, None):
-                raise UserError(
-                    "--layout, --noise and --stray mean nothing for a dance set", "add --kind robot"
-                )
-            from ..synthetic import dancer as synthetic
+        from importlib import import_module
 
-            synthetic.write(
-                out,
-                height or 32,
-                width or 64,
-                seed=seed,
-                frames=frames or 630,
-                train_clips=train_clips or 3,
-                test_clips=test_clips or 2,
+        built_in = KINDS[kind].built_in
+        own = {"layout": layout, "noise": noise, "stray": stray}
+        foreign = [name for name in own if own[name] is not None and name not in built_in.options]
+        if foreign:
+            fitting = [name for name, other in KINDS.items() if set(foreign) <= set(other.built_in.options)]
+            raise UserError(
+                f"{', '.join(f'--{name}' for name in foreign)}: not an option of a {kind} set",
+                f"add --kind {' or '.join(fitting)}",
             )
-        else:
-            from ..synthetic import robot as pushing
-
-            pushing.write(
-                out,
-                height or 64,
-                width or 64,
-                layout=layout or "processed",
-                seed=seed,
-                frames=frames or 14,
-                train=train_clips or 256,
-                val=test_clips or 32,
-                test=test_clips or 32,
-                noise=1.0 if noise is None else noise,
-                stray=stray or 0.0,
-            )
+        sizes = {"height": height or KINDS[kind].height, "width": width or KINDS[kind].width}
+        counts = {"frames": frames, "train": train_clips, "test": test_clips}
+        given = {name: value for name, value in {**counts, **own}.items() if value is not None}
+        import_module(built_in.module).write(out, **sizes, seed=seed, **given)
         if as_json:
             console.data({"written": [str(out)]})
         else:
@@ -97,25 +97,25 @@ def synth(
 def check(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     kind: Annotated[
-        Kind | None, typer.Option(help="Dance, or robot (folders or TFRecords). (told from what is there)")
+        KindName | None, typer.Option(help="Kind of the data set. (recognised from the files)")
     ] = None,
     height: Annotated[
-        int | None, typer.Option(min=8, max=4096, help=f"Frame height that will be trained on. {HEIGHT}")
+        int | None, typer.Option(min=8, max=4096, help=f"Frame height you will train on. {HEIGHT}")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(min=8, max=4096, help=f"Frame width that will be trained on. {WIDTH}")
+        int | None, typer.Option(min=8, max=4096, help=f"Frame width you will train on. {WIDTH}")
     ] = None,
     cuts: Annotated[str, typer.Option(help="auto or none, as data.cuts.")] = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Read a whole data set and report every fault at once, one line each; exit 2 if there is one."""
+    """Read a whole data set and report every fault at once, one line each. Exits with 2 if there is one."""
     with terminal(quiet, as_json, debug) as console:
         from .. import data
 
-        chosen = kind or data.kind_of(root) or "dance"
-        if kind is None and chosen != "dance":
+        chosen = kind or data.kind_of(root) or DEFAULT
+        if kind is None and chosen != DEFAULT:
             console.note(f"{root} looks like a {chosen} set and is checked as one (--kind {chosen})")
         with console.task(f"Reading {root}") as advance:
             report = data.check(root, kind=chosen, height=height, width=width, cuts=cuts, progress=advance)
@@ -128,7 +128,8 @@ def check(
                 console.result(f"warning: {line}")
             for line in report.summary:
                 console.result(line)
-            if not report.faults:
-                console.result("all is well" if not report.warnings else "usable, with the warnings above")
+            seen = "; see the warnings above" if report.warnings else ""
+            usable = f"no faults: the data set can be used{seen}"
+            console.result("the data set cannot be used until this is corrected" if report.faults else usable)
         if report.faults:
             raise typer.Exit(2)

@@ -48,6 +48,6 @@ def export_gif(
             reporter=console,
         )
         if as_json:
-            console.data({"written": [str(path)]})
+            console.data({"written": [str(path)], "data": console.source})
         else:
             console.result(str(path))

@@ -2,77 +2,90 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UserError
-from .common import AsJson, Debug, terminal
+from ..plots.kinds import KINDS, PLANNED
+from .common import AsJson, Debug, Quiet, split_arguments, terminal
 
 
-class Kind(StrEnum):
-    """Figures that can be drawn."""
-
-    psnr = "psnr"
-    loss = "loss"
-    epochs = "epochs"
-    beta = "beta"
-    tfr = "tfr"
-    kl = "kl"
-    samples = "samples"
-    compare = "compare"
-    all = "all"
+def _known(kind: str) -> str:
+    if kind not in (*KINDS, "all"):
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join((*KINDS, 'all'))}")
+    return kind
 
 
 def plot(
     kind: Annotated[
-        Kind,
+        str,
         typer.Argument(
-            help="psnr: per frame. epochs: validation PSNR per epoch with tfr and beta. "
-            "loss, beta, tfr, kl: over training. all: every one of these. samples: several futures of one "
-            "clip beside the truth. compare: settings over seeds, with a table."
+            metavar="KIND",
+            callback=_known,
+            autocompletion=lambda: [*KINDS, "all"],
+            help=". ".join(f"{name}: {kind.help}" for name, kind in KINDS.items())
+            + ". all: every figure that the files allow.",
         ),
     ],
-    runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; several become one comparison.")
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Runs; several become one comparison. With --config: overrides such as kl.cycles=6.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="x.png, x.pdf or x.svg; in the run's plots/ when left out.")
+        Path | None,
+        typer.Option(help="x.png, x.pdf or x.svg (grid: also x.gif), or a folder; RUN/plots when left out."),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help=f"A config to draw ({', '.join(PLANNED)}) without a run; several are compared.",
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="train, val or test, of psnr, samples and compare. (samples: test)")
+        str | None, typer.Option(help="Which evaluation: train, val or test. (samples: test)")
     ] = None,
     sequence: Annotated[int, typer.Option(min=0, help="Of samples: which clip of the split.")] = 0,
     samples: Annotated[int, typer.Option(min=2, help="Of samples: how many futures.")] = 16,
     label: Annotated[
         list[str] | None, typer.Option(help="A run's name in the figure; once for each run.")
     ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw figures fit for a report from runs' files.
+    """Draw figures for a report from runs' files.
 
     Example: cvae plot psnr runs/cyclical-001 runs/none-001
     """
-    with terminal(as_json=as_json, debug=debug) as console:
-        from .. import plots
-        from ..run import find
+    with terminal(quiet, as_json, debug) as console:
+        from .. import api
+        from ..config.loading import load
 
-        if label and kind == Kind.compare:
-            raise UserError(
-                "--label: compare names settings by what differs in their configs", "leave it out"
+        runs, overrides = split_arguments(arguments)
+        if config and runs:
+            raise UserError(f"--config draws without a run, but {runs[0]} is one", "leave one of them out")
+        if overrides and not config:
+            raise UserError(f"{overrides[0]}: overrides go with --config", "a run is drawn as it was trained")
+        if config:
+            written = api.plot_schedule(kind, {name: load(name, overrides) for name in config}, out=out)
+        else:
+            written = api.plot(
+                kind,
+                runs,
+                out=out,
+                labels=label,
+                split=split,
+                sequence=sequence,
+                samples=samples,
+                reporter=console,
             )
-        specs: list[str | None] = [*runs] if runs else [None]
-        if kind == Kind.samples:
-            from ..api.futures import futures
-
-            split = split or "test"
-            for spec in specs:
-                futures(spec, split=split, sequence=sequence, samples=samples, reporter=console)
-        folders = [find(spec)[0].path for spec in specs]
-        written = plots.plot(kind.value, folders, out, labels=label or None, split=split)
         if as_json:
             console.data({"written": [str(path) for path in written]})
         else:

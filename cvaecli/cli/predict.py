@@ -27,7 +27,10 @@ def predict(
         Path | None, typer.Option(help="Also write the course's CSV, all sequences.")
     ] = None,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 25,
-    scale: Annotated[int, typer.Option(min=1, help="Whole-number enlargement.")] = 1,
+    scale: Annotated[
+        int | None,
+        typer.Option(min=1, help="Whole-number enlargement; 1 for pixels. (to about 400 pixels wide)"),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -59,7 +62,7 @@ def predict(
             reporter=console,
         )
         if as_json:
-            console.data({"written": [str(path) for path in written]})
+            console.data({"written": [str(path) for path in written], "data": console.source})
         else:
             for path in written:
                 console.result(str(path))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import launch
-from .common import AsJson, Debug, Quiet, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, only_overrides, terminal
 from .console import Terminal
 
 
@@ -49,9 +49,7 @@ def train(
     Examples: cvae train --config cyclical data.root=DIR train.epochs=20 - cvae train --resume latest
     """
     with terminal(quiet, as_json, debug) as console:
-        stray, changes = split_arguments(overrides)
-        if stray:
-            raise typer.BadParameter(f"{stray[0]}: not an override; write section.key=value")
+        changes = only_overrides(overrides)
         if resume is not None and (config or name or dry_run):
             raise typer.BadParameter(
                 "--resume goes on as the run was; --config, --name and --dry-run do not apply"
@@ -65,7 +63,7 @@ def train(
         if resume is not None:
             run = api.resume(resume, changes, reporter=console)
         else:
-            with launch.told_once_a_machine():
+            with launch.one_report_per_machine():
                 settings = load(config, changes)
             if dry_run:
                 report = api.dry_run(settings, reporter=console)
@@ -82,10 +80,17 @@ def train(
             console.result(f"run: {run.path}   next: cvae plot all {run.path}, cvae export-gif {run.path}")
 
 
-def _show_dry_run(console: Terminal, report: dict[str, object]) -> None:
+def _show_dry_run(console: Terminal, report: dict[str, Any]) -> None:
     if console.as_json:
         console.data(report)
-    else:
-        console.table(
-            "Dry run: all is well, nothing is left behind", ["", ""], [[k, str(v)] for k, v in report.items()]
-        )
+        return
+    shown = {**report, "splits": "\n".join(_in_words(*split) for split in report["splits"].items())}
+    rows = [[key, str(value)] for key, value in shown.items()]
+    console.table("Dry run: no fault found; no run folder was made", ["", ""], rows)
+
+
+def _in_words(split: str, lengths: dict[str, int]) -> str:
+    shortest, longest = lengths["shortest"], lengths["longest"]
+    each = f"{longest} each" if shortest == longest else f"{shortest} to {longest} each"
+    clips = "1 clip" if lengths["clips"] == 1 else f"{lengths['clips']} clips, {each}"
+    return f"{split}: {lengths['frames']} frames in {clips}"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
 from .console import Terminal
 
+Swap = Literal["actions", "positions", "conditions"]
+
 
 def validate(
     arguments: RunAndOverrides = None,
     split: Annotated[str, typer.Option(help="val, or test where it has true frames.")] = "val",
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a clip (eval.samples).")] = None,
-    swap_conditions: Annotated[
-        bool,
+    swap: Annotated[
+        Swap | None,
         typer.Option(
-            "--swap-conditions",
-            help="Give each clip the next one's conditions: what that costs is what they are worth. "
-            "Written to eval/SPLIT-swapped.",
+            help="Give the predicted steps of each clip the next clip's actions or positions (robot arms) or "
+            "whole conditions: the PSNR lost is what the model makes of them. Written to "
+            "eval/SPLIT-swapped-WHAT.",
         ),
-    ] = False,
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -36,7 +38,7 @@ def validate(
 
         show(
             console,
-            api.validate(run, overrides, split=split, swap_conditions=swap_conditions, reporter=console),
+            api.validate(run, overrides, split=split, swap=swap, reporter=console),
         )
 
 
@@ -47,7 +49,8 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         return
     protocol, trivial = metrics["protocol"], metrics["baselines"]
     title = f"{protocol['split']}: {metrics['frames']} predicted frames, {len(metrics['clips'])} clip(s)"
-    swapped = "" if protocol["conditions"] == "the clip's own" else ", each with the next clip's conditions"
+    own = protocol["conditions"] == "the clip's own"
+    swapped = "" if own else f", {protocol['conditions']}"
     prior = f"prior {protocol['prior']}, {protocol['samples']} sample(s)"
     rows = [
         ["rollout (own predictions fed back)", _dB(metrics["psnr"]), _number(metrics["ssim"])],
@@ -60,6 +63,9 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         ["repeat the last given frame", _dB(trivial["repeat_last_past"]["psnr"]), ""],
         ["mean frame of the clip (peeks)", _dB(trivial["mean_frame"]["psnr"]), ""],
     ]
+    if protocol["literature_psnr"] == "psnr_per_channel":
+        per_channel = ["rollout, PSNR of each channel averaged*", _dB(metrics["psnr_per_channel"]), ""]
+        rows.insert(1, per_channel)
     if protocol["samples"] > 1:
         rows[1:1] = [
             [
@@ -70,14 +76,24 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
             for which in ("best", "worst")
         ]
     console.table(f"{title}{swapped}, {prior}", ["", "PSNR dB", "SSIM"], rows)
+    if protocol["literature_psnr"] == "psnr_per_channel":
+        console.result("* what publications on these data quote; the other rows are of the joint error")
     kl = "not finite" if metrics["kl"] is None else f"{metrics['kl']:.3f}"
-    console.result(f"KL {kl} nats a frame; posterior-to-prior gap {metrics['posterior_prior_gap']:+.2f} dB")
+    gap = metrics["posterior_prior_gap"]
+    gap = "not finite" if gap is None else f"{gap:+.2f} dB"
+    console.result(f"KL {kl} nats a frame; posterior-to-prior gap {gap}")
+    if metrics.get("nan_frames"):
+        console.result(f"{metrics['nan_frames']} predicted frames are not finite: the model diverges")
     if metrics["diversity"] is not None:
         console.result(f"diversity {metrics['diversity']:.4f} (standard deviation over samples, white is 1)")
+    console.result(
+        f"data: {protocol['data']}; weights: {protocol['checkpoint']}, step {protocol['step']}, "
+        f"{protocol['epochs_done']} epochs done"
+    )
 
 
-def _dB(value: float) -> str:  # noqa: N802
-    return f"{value:.2f}"
+def _dB(value: float | None) -> str:  # noqa: N802
+    return "not finite" if value is None else f"{value:.2f}"
 
 
 def _number(value: float | None) -> str:

@@ -9,14 +9,16 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
     SerializeAsAny,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from ..data.kinds import DEFAULT, KINDS
+from ..settings import Section
 
 
 def _expand_home(path: Path) -> Path:
@@ -32,58 +34,45 @@ Positive = Annotated[int, Field(ge=1)]
 UserPath = Annotated[Path, AfterValidator(_expand_home)]
 
 
-class Section(BaseModel):
-    """Base of every section: unknown keys, NaN and infinity are refused; values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        coerce_numbers_to_str=False,
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would read ``epochs: true`` as 1."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise PydanticCustomError("switch", "input is a switch, and this key is not one")
-        return value
+def _known_kind(value: Any) -> Any:
+    if not isinstance(value, str) or value not in KINDS:
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, KINDS))})
+    return value
 
 
-BY_KIND: dict[str, dict[str, int]] = {"robot": {"height": 64, "width": 64, "n_past": 2, "n_future": 10}}
-"""Defaults of ``data`` where a kind has its own."""
+_USUAL = KINDS[DEFAULT]
 
 
 class DataConfig(Section):
-    """Which clips, at which size."""
+    """Which clips, at which size. What a kind has defaults of its own for is declared in data/kinds.py."""
 
-    kind: Literal["dance", "robot"] = "dance"
-    """Layout of the data: ``dance`` (frames and label images in train/val/test folders), or ``robot``
+    kind: Annotated[str, BeforeValidator(_known_kind)] = DEFAULT
+    """Kind of the data: ``dance`` (frames and label images in train/val/test folders), or ``robot``
     (trajectories with actions and positions, as folders or BAIR's TFRecords)."""
     root: UserPath | None = None
-    """Folder of the data set. Without one, the built-in synthetic set serves."""
-    height: Annotated[int, Field(ge=8, le=4096)] = 32
-    """Frame height in pixels after resizing (robot: 64 when unset)."""
-    width: Annotated[int, Field(ge=8, le=4096)] = 64
-    """Frame width in pixels after resizing."""
-    n_past: Positive = 1
-    """True frames given at the start of a rollout (robot: 2 when unset)."""
-    n_future: Positive | None = None
-    """Frames predicted in an evaluation (robot: 10 when unset); all that the clip has when null
-    (val_vi_len - n_past)."""
+    """Folder of the data set. When unset, the built-in synthetic set is used."""
+    height: Annotated[int, Field(ge=8, le=4096)] = _USUAL.height
+    """Frame height in pixels after resizing. Each kind has its own default."""
+    width: Annotated[int, Field(ge=8, le=4096)] = _USUAL.width
+    """Frame width in pixels after resizing. Each kind has its own default."""
+    n_past: Positive = _USUAL.n_past
+    """True frames given at the start of a rollout. Each kind has its own default."""
+    n_future: Positive | None = _USUAL.n_future
+    """Frames predicted in an evaluation; null: all that the clip has (val_vi_len - n_past). Each kind has its
+    own default."""
     cuts: Literal["auto", "none"] = "auto"
     """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
     partial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training frames used, from the start of the set (partial)."""
+    train_frames: Annotated[int, Field(ge=2)] | None = None
+    """Use only so many frames of every training clip, from its start; all when unset."""
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str):
+        if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str) or raw["kind"] not in KINDS:
             return raw
-        return {**BY_KIND.get(raw["kind"], {}), **raw}
+        return {**KINDS[raw["kind"]].defaults, **raw}
 
 
 class AugmentConfig(Section):
@@ -134,6 +123,9 @@ class TrainConfig(Section):
     """Minutes between two checkpoints within a long epoch, to resume from."""
     log_every: Positive = 10
     """Steps between two rows of steps.csv; losses are copied from the device only then."""
+    tensorboard: bool = False
+    """Also write what metrics.csv and steps.csv hold as TensorBoard files into RUN/tensorboard (the extra
+    ``tensorboard``)."""
     recon: Literal["mse", "l1", "optimal_sigma"] = "mse"
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
@@ -263,7 +255,7 @@ class OptimConfig(Section):
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
     """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
     steps."""
-    milestones: list[Annotated[int, Field(ge=0)]] = [2, 5]
+    milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
     """Epochs at which the learning rate of multistep falls."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of multistep."""

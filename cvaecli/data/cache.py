@@ -1,15 +1,17 @@
 """The cache of decoded clips: plain ``.npy`` arrays, opened as read-only memory maps.
 
-An entry is a folder named by its key, holding one ``.npy`` an array and ``meta.json``. It is written
-under a temporary name and renamed when complete, so that a reader sees all of it or nothing; of two
-writers of one key the first wins. An entry that does not fit its ``meta.json`` is not used. Nothing is
-ever pickled. The cache knows nothing of where clips come from.
+An entry is a folder, named by its key, with one ``.npy`` file per array and a ``meta.json``. It is written
+under a temporary name and renamed when it is complete, so that readers see all of it or nothing. If two
+processes write the same key, the first wins. An entry that does not fit its ``meta.json`` is not used.
+Nothing is ever pickled. The cache does not know where clips come from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib.util
 import json
 import mmap
 import os
@@ -31,13 +33,13 @@ from .clip import Clip, VideoData
 FORMAT = 1
 """Part of every key: entries of another format are never opened."""
 UNUSED_DAYS = 30
-"""Entries that nobody opened for so long are removed when a new one is written."""
+"""Entries that nobody has opened for so many days are removed when a new one is written."""
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = re.compile(r"tmp-[0-9a-f]{8}-.*")
 _CHUNK = 16 * 1024 * 1024
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
-"""Whatever is wrong with an entry, the answer is the same: make it again from the source."""
+"""What a damaged entry raises. The remedy is always the same: make it again from the source."""
 
 
 class Rows(NamedTuple):
@@ -55,15 +57,35 @@ def folder() -> Path:
 
 
 def make_key(*parts: object) -> str:
-    """The key of an entry that depends on ``parts`` (by their ``repr``) and on nothing else."""
+    """The key of an entry that depends on ``parts`` (on their ``repr``) and on nothing else."""
     return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:32]
 
 
-class Writer:
-    """An entry in the making: allocate arrays, fill them, name the clips in them.
+@functools.cache
+def code_version(*modules: str) -> str:
+    """A digest of the modules' own text: for the keys of what they make.
 
-    A long conversion goes in parts, each an entry of its own that is there or not: after an interruption
-    those that are there are taken over (``adopt``), unless ``resume`` is false.
+    Entries that another version of a reader or a generator made are then not used, and there is no version
+    number to forget. Of a package every file counts. Nothing is imported but the packages above the modules.
+    """
+    total = hashlib.sha256()
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None, module
+        path = Path(spec.origin)
+        for file in sorted(path.parent.rglob("*.py")) if spec.submodule_search_locations else [path]:
+            total.update(file.read_bytes())
+    return total.hexdigest()[:16]
+
+
+class Writer:
+    """An entry that is being written: allocate arrays, fill them, name the clips in them.
+
+    A long conversion is made of parts, each an entry of its own. After an interruption the finished parts
+    are taken over (`adopt`) if ``resume`` is true.
+
+    Attributes:
+        source, warnings, summary, condition_parts: see `VideoData`; to be set before the entry is closed.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -74,10 +96,11 @@ class Writer:
         self.source = ""
         self.warnings: list[str] = []
         self.summary: list[str] = []
+        self.condition_parts: dict[str, slice] = {}
 
     def array(self, name: str, shape: Sequence[int], dtype: str = "uint8") -> npt.NDArray[Any]:
-        """A new array of zeros in a file of its own; what is written into it goes to the disk."""
-        with _told(self._path):
+        """A new array of zeros, mapped from a file of its own."""
+        with _explained(self._path):
             made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
         self._arrays[name] = made
         return np.asarray(made)
@@ -85,48 +108,49 @@ class Writer:
     def adopt(self, name: str, key: str, array: str) -> None:
         """Takes over an array of the entry ``key``, which is removed when this one is complete.
 
-        The file is not copied where the file system can give it a second name.
+        The file is not copied where the file system supports hard links.
 
         Raises:
-            CvaeError: there is no such entry (any more).
+            CvaeError: there is no such entry, or no longer.
         """
         found = arrays(key)
         if found is None:
             raise _vanished(key)
-        with _told(self._path):
+        with _explained(self._path):
             try:
                 os.link(folder() / key / f"{array}.npy", self._path / f"{name}.npy")
-            except OSError:  # no second names here, or another process has just removed it
+            except OSError:  # no hard links here, or another process has just removed it
                 self.array(name, found[array].shape, found[array].dtype.str)[:] = found[array]
             else:
                 self._arrays[name] = np.load(self._path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         self.parts.add(key)
 
     def get(self, name: str) -> npt.NDArray[Any]:
-        """An array made before."""
+        """An array of this entry."""
         return np.asarray(self._arrays[name])
 
     def release(self, name: str) -> None:
-        """Lets go of what an array holds in memory; it stays in the file, and can be used on.
+        """Frees the memory that an array's pages take. Its contents stay in the file and can still be used.
 
         The system would take these pages back when it needs them, but until then they count as memory of
-        this process, which limits and measurements of it do not forgive.
+        this process, against its limits and in measurements.
         """
         pages = self._arrays[name].base
         if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             pages.madvise(mmap.MADV_DONTNEED)
 
     def clip(self, split: str, name: str, frames: Rows, condition: Rows) -> None:
-        """Adds a clip: which rows are its frames ``[T, C, H, W]``, which its condition ``[N, ...]``."""
+        """Adds a clip: which rows are its frames ``[T, C, H, W]`` and which its condition ``[N, ...]``."""
         self._clips.append((split, name, frames, condition))
 
     def close(self) -> None:
-        """Writes everything out, ``meta.json`` last."""
+        """Writes everything to the disk, ``meta.json`` last."""
         meta = {
             "format": FORMAT,
             "source": self.source,
             "warnings": self.warnings,
             "summary": self.summary,
+            "condition_parts": {name: [at.start, at.stop] for name, at in self.condition_parts.items()},
             "fingerprint": self._fingerprint(),
             "arrays": {name: [made.dtype.str, list(made.shape)] for name, made in self._arrays.items()},
             "clips": self._clips,
@@ -137,7 +161,7 @@ class Writer:
         (self._path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def _fingerprint(self) -> str:
-        """Digest of what the clips hold: equal on every machine, whatever the files' times."""
+        """Digest of the clips' contents: equal on every machine, whatever the files' times."""
         total, held = hashlib.sha256(), 0
         for split, name, *parts in self._clips:
             for rows in parts:
@@ -156,8 +180,8 @@ class Writer:
 
 
 @contextlib.contextmanager
-def _told(place: Path) -> Iterator[None]:
-    """Tells a failure to write as one line."""
+def _explained(place: Path) -> Iterator[None]:
+    """Turns a failure to write into one line for people."""
     try:
         yield
     except OSError as error:
@@ -169,18 +193,18 @@ def _told(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writer(key: str, nbytes: int, resume: bool = False) -> Iterator[Writer]:
-    """Writes the entry ``key``: it appears when the block ends, or not at all if the block raises.
+    """Writes the entry ``key``. It appears when the block ends, or not at all if the block raises.
 
     Args:
         key: from `make_key`.
-        nbytes: what the arrays will take; checked first: a memory map on a full disk kills the process.
+        nbytes: size of the arrays. It is checked first, for a memory map on a full disk kills the process.
         resume: see `Writer`.
 
     Raises:
         CvaeError: the cache folder cannot be written or is too small.
     """
     home = folder()
-    with _told(home):
+    with _explained(home):
         home.mkdir(parents=True, exist_ok=True)
         _tidy(home)
         path = Path(tempfile.mkdtemp(prefix=f"tmp-{key[:8]}-", dir=home))
@@ -193,7 +217,7 @@ def writer(key: str, nbytes: int, resume: bool = False) -> Iterator[Writer]:
             )
         entry = Writer(path, resume)
         yield entry
-        with _told(home):
+        with _explained(home):
             entry.close()
             _publish(path, home / key)
         for part in entry.parts:
@@ -208,10 +232,11 @@ def load(key: str) -> VideoData | None:
         meta, found = _read(key)
         data = VideoData(_clips(meta["clips"], found), str(meta["source"]), str(meta["fingerprint"]))
         data.warnings.extend(str(line) for line in meta["warnings"])
-        data.summary.extend(str(line) for line in meta.get("summary", []))  # older entries have none
+        data.summary.extend(str(line) for line in meta["summary"])
+        data.condition_parts.update({str(name): slice(*at) for name, at in meta["condition_parts"].items()})
     except _DAMAGE:
         return None
-    with contextlib.suppress(OSError):  # a cache that others share read-only
+    with contextlib.suppress(OSError):  # a shared cache that may only be read
         os.utime(folder() / key / "meta.json")
     return data
 
@@ -225,9 +250,13 @@ def arrays(key: str) -> dict[str, npt.NDArray[Any]] | None:
 
 
 def store(
-    key: str, splits: Mapping[str, Sequence[Clip]], source: str, warnings: Sequence[str] = ()
+    key: str,
+    splits: Mapping[str, Sequence[Clip]],
+    source: str,
+    warnings: Sequence[str] = (),
+    condition_parts: Mapping[str, slice] | None = None,
 ) -> VideoData:
-    """Writes clips that are in memory and opens what was written.
+    """Writes clips that are in memory and opens what was written. Arguments: see `VideoData`.
 
     Raises:
         CvaeError: as `writer`.
@@ -235,6 +264,7 @@ def store(
     size = sum(clip.frames.nbytes + clip.condition.nbytes for clips in splits.values() for clip in clips)
     with writer(key, size) as entry:
         entry.source, entry.warnings = source, list(warnings)
+        entry.condition_parts = dict(condition_parts or {})
         for split, clips in splits.items():
             for number, clip in enumerate(clips):
                 rows = []
@@ -247,7 +277,7 @@ def store(
 
 
 def reopen(key: str) -> VideoData:
-    """The entry that was just written. Raises `CvaeError` if it is gone."""
+    """Opens the entry that was just written. Raises `CvaeError` if it is gone."""
     data = load(key)
     if data is None:
         raise _vanished(key)
@@ -262,14 +292,14 @@ def _read(key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     path = folder() / key
     meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != FORMAT:
-        raise ValueError(f"{path}: of another format")
+        raise ValueError(f"{path}: another format")
     return meta, {name: _open(path / f"{name}.npy", *kind) for name, kind in meta["arrays"].items()}
 
 
 def _open(path: Path, dtype: str, shape: Sequence[int]) -> npt.NDArray[Any]:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     if mapped.dtype.str != dtype or mapped.shape != tuple(shape):
-        raise ValueError(f"{path}: not the array that meta.json names")
+        raise ValueError(f"{path}: not the array that meta.json describes")
     return np.asarray(mapped)  # a plain view: slicing np.memmap objects is slow
 
 
@@ -290,20 +320,20 @@ def _publish(path: Path, final: Path) -> None:
         path.rename(final)
     except OSError:
         if load(final.name) is not None:
-            return  # another process was first; both made the same
+            return  # another process was first; both wrote the same
         shutil.rmtree(final, ignore_errors=True)  # a damaged entry
         path.rename(final)
 
 
 def _tidy(home: Path) -> None:
-    """Removes what killed writers left (after a day) and entries that nobody opened for long."""
+    """Removes what killed processes left, after a day, and entries that nobody has opened for long."""
     now = time.time()
     for path in home.iterdir():
         temporary = _TEMPORARY.fullmatch(path.name) is not None
         if not temporary and not _ENTRY.fullmatch(path.name):
-            continue  # nothing that this module made
+            continue  # not made by this module
         mark = path if temporary else path / "meta.json"
-        with contextlib.suppress(OSError):  # not ours, or another process tidies too
+        with contextlib.suppress(OSError):  # not ours, or another process removes it too
             age = now - mark.stat().st_mtime
             if age > (1 if temporary else UNUSED_DAYS) * 86400:
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a clip is: the one shape that every data source is turned into."""
+"""Clips: the one shape that every data source is turned into."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Clip:
     Attributes:
         name: unique within the data set, e.g. ``train/0-629`` (split, first and last file number).
         frames: uint8 ``[T, C, H, W]``, RGB, 0..255; a plain array or a read-only memory map.
-            A test sequence may hold fewer frames than conditions (only its given ones).
-        condition: ``[N, ...]`` with ``N >= T``. ``condition[t]`` drives the step that *arrives* at
+            A test sequence may have fewer frames than conditions: only the given ones.
+        condition: ``[N, ...]`` with ``N >= T``. ``condition[t]`` drives the step from frame ``t - 1`` to
             frame ``t``. Label images are uint8 ``[N, C, H, W]``; vectors are float32 ``[N, D]``.
     """
 
@@ -36,6 +36,25 @@ class Clip:
         """Number of conditions: the longest video that can be predicted, given frames included."""
         return len(self.condition)
 
+    def first(self, n: int) -> Clip:
+        """The clip's first ``n`` frames with their conditions; all of it where it is shorter."""
+        return Clip(self.name, self.frames[:n], self.condition[:n])
+
+
+def first_frames(lengths: Sequence[int], share: float) -> list[int]:
+    """How many frames of each clip are used when only the first ``share`` of all frames is.
+
+    Args:
+        lengths: number of frames of each clip, in order.
+        share: ``data.partial``, in (0, 1].
+    """
+    left = int(sum(lengths) * share)
+    kept = []
+    for length in lengths:
+        kept.append(min(length, left))
+        left -= kept[-1]
+    return kept
+
 
 @dataclass(frozen=True)
 class VideoData:
@@ -43,11 +62,13 @@ class VideoData:
 
     Attributes:
         splits: ``train``, ``val`` and, where the source has one, ``test``; each a list of clips.
-        source: one line for people: where it came from.
-        fingerprint: hex digest of names, sizes and decoded size; equal data give equal digests.
-        warnings: what was odd but usable, one line each.
-        summary: what the conversion of the source found, one line each; ``converted`` says that it was
-            just now, not on an earlier day.
+        source: where it came from, one line for people.
+        fingerprint: hex digest of the clips' names and contents; equal data give equal digests.
+        warnings: what is odd but usable, one line each.
+        summary: what the conversion of the source found, one line each.
+        converted: the source was converted just now; else it was in the cache.
+        condition_parts: which columns of a condition vector are which, by name: ``actions`` and
+            ``positions`` of a robot arm. Empty where conditions are label images.
     """
 
     splits: dict[str, Sequence[Clip]]
@@ -56,6 +77,7 @@ class VideoData:
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
     converted: bool = False
+    condition_parts: dict[str, slice] = field(default_factory=dict)
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""Pictures on disk: list the numbered ones of a folder, decode and resize one.
+"""Pictures on disk: list the numbered ones of a folder, decode and resize them.
 
-Listing never opens a picture (names, sizes and times only), so that a start from the cache stays
-quick; decoding trusts nothing about the file.
+Listing uses names, sizes and times and never opens a picture, so that a start from the cache is quick.
+Decoding trusts nothing about the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .report import capped
 
@@ -29,6 +29,18 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 1024 * 1024
 
 _NUMBER = re.compile(r"(?:frame[_-]?)?([0-9]{1,18})", re.IGNORECASE)
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+"""What Pillow raises on damaged bytes: its decoders have no common exception."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -53,18 +65,18 @@ class Listing:
     """The numbered pictures of one folder in the order of their numbers, and what else was there."""
 
     files: dict[int, File] = field(default_factory=dict)
-    unusable: set[int] = field(default_factory=set)  # numbers that a fault is told about already
+    unusable: set[int] = field(default_factory=set)  # numbers whose file has a fault
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 def relative(path: Path, root: Path) -> str:
-    """``path`` as people read it: from the data root on, with forward slashes."""
+    """``path`` for messages: relative to the data root, with forward slashes."""
     return path.relative_to(root).as_posix()
 
 
 def stays_inside(path: Path, root: Path) -> bool:
-    """Whether ``path``, all links followed, lies below ``root``."""
+    """Whether ``path`` lies below ``root`` when all links are followed."""
     try:
         return path.resolve(strict=True).is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a link to nothing, or to itself
@@ -79,7 +91,7 @@ def link_fault(path: Path, root: Path) -> str | None:
 
 
 def entries(folder: Path, root: Path, faults: list[str]) -> list[os.DirEntry[str]]:
-    """What a folder holds, hidden names left out, sorted by name. Adds to ``faults`` what cannot be read."""
+    """What a folder holds, sorted by name, without hidden files. A folder that cannot be read is a fault."""
     try:
         with os.scandir(folder) as found:
             return sorted(
@@ -100,7 +112,7 @@ def list_pictures(folder: Path, root: Path) -> Listing:
     where = relative(folder, root)
     for entry in entries(folder, root, faults):
         name = f"{where}/{entry.name}"
-        stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 - a Path an entry is slow for 50,000 of them
+        stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 - 50,000 Path objects are slow
         number = _NUMBER.fullmatch(stem)
         if number is None or suffix.lower() not in SUFFIXES:
             odd.append(f"{name}: ignored, the name is not a frame number (N.png or frameNNNNNN.png)")
@@ -136,11 +148,12 @@ def decode(path: Path) -> Image.Image:
     """Decodes one PNG or JPEG completely.
 
     Returns:
-        An 8-bit RGB image. Grey and palette pictures are expanded, 16-bit ones reduced to 8 bits, and
-        transparent ones laid on white, the background of label images.
+        An 8-bit RGB image, upright: turned and mirrored as its EXIF orientation says. Grey and palette
+        pictures are expanded, 16-bit ones reduced to 8 bits, and transparent ones laid on white, the
+        background of label images.
 
     Raises:
-        ImageError: the file is empty, cut short, damaged, no picture, too large or animated.
+        ImageError: the file is empty, cut short, damaged, not a picture, too large or animated.
     """
     raw = _read(path)
     if raw.startswith(_PNG):
@@ -158,17 +171,28 @@ def decode(path: Path) -> Image.Image:
         raise ImageError(f"not a PNG or JPEG picture{_looks_like(raw)}; replace it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"too large; the limit is {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
-        # Pillow has no common base for what damaged bytes make its decoders raise.
+    except _DAMAGE as error:
         raise ImageError(f"the picture is damaged ({error}); copy it again") from None
-    return _rgb(image)
+    return _rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says it is to be seen.
+
+    Not `ImageOps.exif_transpose`: it also rewrites the EXIF data and fails where other entries are odd.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGE:
+        return image  # EXIF data that cannot be read turn the picture in no other program either
+    return image if turn is None else image.transpose(turn)
 
 
 def decode_into(path: Path, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
     """Decodes one picture into ``out`` (uint8 ``[3, H, W]``, RGB), resized where its size differs.
 
     Returns:
-        (width, height) of the file's picture.
+        (width, height) of the picture in the file, upright.
 
     Raises:
         ImageError: as `decode`.
@@ -177,18 +201,18 @@ def decode_into(path: Path, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
     size = image.size
     height, width = out.shape[1:]
     if size != (width, height):
-        # Bilinear with Pillow's support scaled to the reduction is an antialiased triangle filter, the
-        # same as torchvision's Resize(antialias=True), which the course's code uses. No overshoot (as
-        # Lanczos has) around the thin sticks of label images.
+        # Pillow scales the bilinear filter to the reduction: an antialiased triangle filter, the same as
+        # torchvision's Resize(antialias=True) in the course's code. Unlike Lanczos it does not overshoot
+        # around the thin sticks of label images.
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     out[:] = np.asarray(image).transpose(2, 0, 1)
     return size
 
 
 def decode_all(jobs: Sequence[tuple[Path, npt.NDArray[np.uint8]]]) -> Iterator[tuple[int, int] | ImageError]:
-    """`decode_into` for many pictures at once, in order: each one's size, or what is wrong with it.
+    """`decode_into` for many pictures at once. Gives each one's size, or what is wrong with it, in order.
 
-    Pillow decodes without the interpreter's lock, so threads do.
+    Threads suffice, because Pillow decodes without the interpreter's lock.
     """
 
     def work(job: tuple[Path, npt.NDArray[np.uint8]]) -> tuple[int, int] | ImageError:
@@ -217,7 +241,7 @@ def _read(path: Path) -> bytes:
 
 
 def _check_png(raw: bytes) -> None:
-    """Walks the chunks: Pillow neither checks the pixel chunks' checksums nor misses a lost end."""
+    """Checks every chunk: Pillow neither checks the checksums of pixels nor notices a missing end."""
     position, kind = len(_PNG), b""
     while kind != b"IEND":
         head = raw[position : position + 8]
@@ -252,6 +276,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices that cover ``range(count)`` in steps of ``size``: memory stays constant on long folders."""
+    """Slices that cover ``range(count)`` in steps of ``size``."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

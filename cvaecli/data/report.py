@@ -1,12 +1,20 @@
-"""What was found wrong or odd in a data set: lines for people."""
+"""What is wrong or odd with a data set, in lines for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+Sizes = Counter[tuple[int, int]]
+"""How often each (width, height) occurs among pictures."""
+
 LISTED = 20
-"""Lines of one kind that are written out before the rest is only counted."""
+"""Lines of one kind that are written out; further ones are only counted."""
+SIZES_NAMED = 3
+STRETCH = 0.05
+"""Pictures whose proportions change by less than this share are not reported as stretched."""
 
 
 @dataclass
@@ -14,9 +22,9 @@ class Report:
     """Everything found in one pass over a data set.
 
     Attributes:
-        faults: what makes it unusable, one line each: the file and the remedy.
+        faults: what makes it unusable, one line each, with the file and the remedy.
         warnings: what is odd but usable, one line each.
-        summary: what it holds, one line a split.
+        summary: what it holds, a line or two per split.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -25,19 +33,19 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """True if nothing stands in the way of using the data."""
+        """Whether the data can be used."""
         return not self.faults
 
 
 def capped(lines: Sequence[str], where: str) -> list[str]:
-    """At most ``LISTED`` of ``lines``, then one that counts the rest."""
+    """At most ``LISTED`` of ``lines``, then a line that counts the rest."""
     if len(lines) <= LISTED:
         return list(lines)
     return [*lines[:LISTED], f"{where}: and {len(lines) - LISTED} more like these"]
 
 
 def spans(numbers: Sequence[int], step: int = 1) -> str:
-    """Sorted numbers as short text: ``0-7, 9, 12-20``; long lists end in a count."""
+    """Sorted numbers as short text, e.g. ``0-7, 9, 12-20``; long lists end in a count."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + step:
@@ -47,3 +55,29 @@ def spans(numbers: Sequence[int], step: int = 1) -> str:
     texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in runs]
     more = len(texts) - LISTED
     return ", ".join(texts) if more <= 0 else ", ".join(texts[:LISTED]) + f" and {more} more"
+
+
+def size_warnings(sizes: Mapping[str, Sizes], height: int, width: int) -> list[str]:
+    """Lines for pictures of different sizes, and for those that are stretched to ``height`` x ``width``.
+
+    Args:
+        sizes: by split or sequence, the sizes of its frames in the files; each has at least one.
+        height, width: frame size after resizing, in pixels.
+    """
+    lines = []
+    stretched: dict[tuple[int, int], list[str]] = {}
+    for where, found in sizes.items():
+        if len(found) > 1:
+            texts = [f"{w}x{h}: {count}" for (w, h), count in found.most_common(SIZES_NAMED)]
+            dots = ", ..." if len(found) > SIZES_NAMED else ""
+            lines.append(f"{where}: frames of different sizes ({', '.join(texts)}{dots}); all are resized")
+        (w, h), _ = found.most_common(1)[0]
+        if abs(math.log(w / h / (width / height))) > STRETCH:
+            stretched.setdefault((w, h), []).append(where)
+    for (w, h), places in stretched.items():
+        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+        lines.append(
+            f"{', '.join(places[:LISTED])}{more}: frames are {w}x{h} (width x height) and are stretched to "
+            f"{width}x{height}; set data.width and data.height to the same proportions to avoid that"
+        )
+    return lines

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.schema import AugmentConfig, TrainConfig
-from ..data.clip import Clip
+from ..data.clip import Clip, first_frames
 from ..errors import UserError
 from ..seeding import stream
 from .device import Device
@@ -129,9 +129,9 @@ class Sampler:
         self._train, self._seed = train, seed
         self._anywhere = n_past if sampling == "pairs" else 0  # frames of a row from anywhere in the clip
         self._run = train.window - self._anywhere  # consecutive frames of a row
-        self._all = self._places(_first_frames(lengths, partial))
+        self._all = self._places(first_frames(lengths, partial))
         fast = partial * train.fast_partial
-        self._fast = self._places(_first_frames(lengths, fast)) if train.fast_epochs else self._all
+        self._fast = self._places(first_frames(lengths, fast)) if train.fast_epochs else self._all
         for places in (self._all, self._fast):
             if not len(places):
                 raise UserError(
@@ -195,16 +195,6 @@ class Sampler:
         run = start[:, None] + torch.arange(self._run)
         anywhere = (torch.rand(len(rows), self._anywhere, generator=generator) * length[:, None]).long()
         return clip, torch.cat([anywhere, run], 1)
-
-
-def _first_frames(lengths: Sequence[int], share: float) -> list[int]:
-    """The clips' lengths when only the first ``share`` of all frames is used."""
-    left = int(sum(lengths) * share)
-    kept = []
-    for length in lengths:
-        kept.append(min(length, left))
-        left -= kept[-1]
-    return kept
 
 
 def batches(

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import CvaeError, ToldElsewhereError, UserError
+from ..errors import CvaeError, ReportedElsewhereError, UserError
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class World:
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[None]:
         """For work that all must have done before any goes on. A ``CvaeError`` in one process is raised in
-        all: in the first as it is, in the others as ``ToldElsewhereError``."""
+        all: in the first as it is, in the others as ``ReportedElsewhereError``."""
         if self.size == 1:
             yield
             return
@@ -116,7 +116,7 @@ class World:
 
     def told_once(self, error: CvaeError) -> CvaeError:
         """For an error that all processes raise: only the first one reports it, the others end silently."""
-        return error if self.leads else ToldElsewhereError(error.exit_code)
+        return error if self.leads else ReportedElsewhereError(error.exit_code)
 
     def once(self, make: Callable[[], T]) -> T:
         """The first process calls ``make``; all get its result, or its ``CvaeError``."""
@@ -207,7 +207,7 @@ def join(device: str) -> Iterator[World]:
     try:
         cuda = _take_device(device, local_rank)
     except UserError as error:
-        raise error if local_rank == 0 else ToldElsewhereError(error.exit_code) from None
+        raise error if local_rank == 0 else ReportedElsewhereError(error.exit_code) from None
     with detecting_lost_processes():
         dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
         decisions = dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A consumer in a thread of its own: what is slow on the host runs beside the device's work."""
+"""A consumer in a thread of its own, so that files are written while the model predicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Consumer(Generic[T]):
-    """Turns a function that pulls items from an iterator into one that items are put into.
+    """Runs a function that reads from an iterator, and passes it the items that are put in.
 
     ::
 
@@ -20,16 +20,16 @@ class Consumer(Generic[T]):
             for piece in pieces:
                 writer.put(piece)
 
-    The function runs in a thread. At most ``ahead`` pieces wait for it, so memory stays constant: who puts
-    faster waits. The block ends when everything is consumed. If the block raises, the function's iterator
-    raises too, so that it can clean up.
+    The function runs in a thread. At most ``ahead`` pieces wait for it, so that memory stays constant:
+    ``put`` waits when there are more. The block ends when everything is consumed. If the block raises, the
+    function's iterator raises too, so that the function can clean up.
 
     Args:
         consume: called once, with the items of all pieces in order.
         ahead: pieces that may wait beside the one that is being consumed.
 
     Raises:
-        Exception: what ``consume`` raised: at the start of the block if it fails before it asks for an
+        Exception: what ``consume`` raised; at the start of the block if it failed before it asked for an
             item, else at the next ``put`` or at the end of the block.
     """
 
@@ -45,15 +45,15 @@ class Consumer(Generic[T]):
         try:
             self._thread.start()
             self._started.wait()
-            self._tell()
+            self._raise_error()
         except BaseException:
             self._finish(_End(complete=False))
             raise
         return self
 
     def put(self, piece: Iterable[T]) -> None:
-        """Hands items over; waits while the queue is full."""
-        self._tell()
+        """Pass items on; wait while the queue is full."""
+        self._raise_error()
         self._queue.put(piece)
 
     def __exit__(
@@ -61,14 +61,14 @@ class Consumer(Generic[T]):
     ) -> None:
         self._finish(_End(complete=kind is None))
         if kind is None:
-            self._tell()
+            self._raise_error()
 
     def _finish(self, end: _End) -> None:
-        self._queue.put(end)  # the thread takes pieces off the queue until it sees this, whatever happens
+        self._queue.put(end)  # the thread empties the queue until it sees this, whatever happens
         if self._thread.ident is not None:  # else it was interrupted while it was being started
             self._thread.join()
 
-    def _tell(self) -> None:
+    def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -78,11 +78,11 @@ class Consumer(Generic[T]):
         try:
             self._consume(self._items())
         except _AbandonedError:
-            pass  # the reason is known where the block raised
-        except BaseException as error:  # told by the next `put`, or at the block's end
+            pass  # the block has raised the error that matters
+        except BaseException as error:  # raised by the next `put`, or at the end of the block
             self._error = error
         self._started.set()
-        for _ in self._pieces():  # after a failure: nobody may wait for room in the queue
+        for _ in self._pieces():  # after a failure, empty the queue so that `put` does not wait for ever
             pass
 
     def _items(self) -> Iterator[T]:
@@ -109,4 +109,4 @@ class _End:
 
 
 class _AbandonedError(Exception):
-    """Raised in the consumer when no more items will come though the last has not been."""
+    """Raised in the consumer's thread when the block was left before the last item."""

@@ -1,7 +1,7 @@
-"""Frames beside one another with captions: panels for a video, strips for a page.
+"""Frames side by side with captions: panels for a video, strips for a page.
 
 All pictures are uint8 RGB ``[H, W, 3]`` on white. Frames are enlarged by whole numbers with nearest
-neighbours, so that what is seen is what was predicted.
+neighbours, so that every predicted pixel is shown as it is.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw, ImageFont
 Frame = npt.NDArray[np.uint8]
 
 _INK = (40, 40, 40)
-_EDGE = (170, 170, 170)  # a hairline round each frame: label images are white on white
+_EDGE = (170, 170, 170)  # a thin line around each frame: label images are white on a white page
 _GAP = 6
 
 
 def enlarge(frame: Frame, k: int) -> Frame:
-    """Each pixel of ``[..., H, W, 3]`` becomes a k x k block; k = 1 returns the frame itself."""
+    """Make each pixel of ``[..., H, W, 3]`` a k x k block; with k = 1 this is the frame itself."""
     return frame if k == 1 else frame.repeat(k, axis=-3).repeat(k, axis=-2)
 
 
@@ -31,8 +31,8 @@ def side_by_side(
     """Compose a video from several of equal length, e.g. truth | prediction | condition.
 
     Args:
-        streams: one iterable of uint8 ``[H, W, 3]`` a panel; consumed in step, one frame at a time.
-        captions: a line above each panel; long ones are set smaller.
+        streams: for each panel an iterable of uint8 ``[H, W, 3]``; consumed together, one frame at a time.
+        captions: a line above each panel; a long one gets a smaller font.
         scale: whole-number enlargement of the frames (not of the text).
         counter: write the frame's number, from 0, below the panels.
 
@@ -40,7 +40,7 @@ def side_by_side(
         Pictures uint8 ``[H', W', 3]``, all of one size.
 
     Raises:
-        ValueError: streams of different length, frames of different size, or a caption too few.
+        ValueError: streams of different lengths, frames of different sizes, or not one caption a stream.
     """
     if len(streams) != len(captions):
         raise ValueError(f"{len(streams)} panels, {len(captions)} captions")
@@ -65,11 +65,11 @@ def side_by_side(
 def strip(
     rows: Sequence[Frame], captions: Sequence[str], scale: int = 1, columns: Sequence[int | str] = ()
 ) -> Frame:
-    """A grid for a page: a row a video (truth, rollout, label), a column a moment.
+    """A grid for a page: each row is a video (truth, rollout, label), each column a moment.
 
     Args:
         rows: uint8 ``[K, H, W, 3]`` each, all of one shape.
-        captions: a line left of each row; all empty = no room is kept for them.
+        captions: a line to the left of each row; if all are empty, they take no room.
         scale: whole-number enlargement of the frames.
         columns: K frame numbers to write above; where they would touch, only every n-th is written.
 
@@ -77,14 +77,14 @@ def strip(
         uint8 ``[H', W', 3]``.
 
     Raises:
-        ValueError: rows of different shapes, or captions or columns that do not fit their number.
+        ValueError: rows of different shapes, or a wrong number of captions or columns.
     """
     if len({row.shape for row in rows}) != 1 or len(rows) != len(captions):
         raise ValueError(f"rows {[row.shape for row in rows]}, {len(captions)} captions")
     K, H, W = rows[0].shape[0], scale * rows[0].shape[1], scale * rows[0].shape[2]
     if columns and len(columns) != K:
         raise ValueError(f"{K} columns, {len(columns)} captions")
-    # About 7 point on a page that the strip spans; never more than a panel can bear
+    # About 7 point where the strip is as wide as a page, and at most 0.4 of a frame's height
     size, gap = int(np.clip(0.016 * K * W, 11, max(0.4 * H, 11))), 3
     line = _line_height(size)
     left = gap + max(_text_width(caption, size) for caption in captions)
@@ -131,7 +131,7 @@ def _paste(page: Frame, frame: Frame, top: int, left: int) -> None:
 
 
 def _text_size(height: int) -> int:
-    """Pixels; grows with the panel, so that text and picture shrink together."""
+    """Font size in pixels; it grows with the panel, so that text stays readable when a page shrinks both."""
     return int(np.clip(height / 8, 11, 28))
 
 
@@ -149,7 +149,7 @@ def _line_height(size: int) -> int:
 
 
 def _draw_text(page: Frame, text: str, *, left: int, top: int, size: int) -> None:
-    """Draw text into the page, in place. What does not fit is cut off at the page's edge."""
+    """Draw text into the page, in place; the page's edge cuts it off."""
     width, height = min(_text_width(text, size) + 1, page.shape[1] - left), _line_height(size)
     if not text or width <= 0:
         return

@@ -1,4 +1,4 @@
-"""The course's ``submission.csv``: one row a frame, every pixel a column."""
+"""The course's ``submission.csv``: a row for each frame, a column for each value of its pixels."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .video import replacing
+from ..files import replacing
 
 _NUMBERS = [str(value) for value in range(256)]
 
 
 class Submission:
-    """A submission in the making; see ``opened``."""
+    """A submission that is being written; see ``opened``."""
 
     def __init__(self, file: BinaryIO, folder: Path) -> None:
         self._file, self._folder = file, folder
 
     @contextlib.contextmanager
     def sequences(self, count: int) -> Iterator[Sequence[BinaryIO]]:
-        """The next ``count`` sequences, written in any order: a file for the rows of each.
+        """Files for the rows of the next ``count`` sequences, which may be written in any order.
 
-        Rows wait in nameless files, and are added in the sequences' order when the block ends.
+        They are temporary: when the block ends, their rows are appended in the order of the sequences.
         """
         with contextlib.ExitStack() as stack:
             waiting = [stack.enter_context(tempfile.TemporaryFile(dir=self._folder)) for _ in range(count)]
@@ -39,7 +39,7 @@ class Submission:
 
 @contextlib.contextmanager
 def opened(path: Path, size: tuple[int, int]) -> Iterator[Submission]:
-    """A new submission: ``path`` is replaced in one move when the block ends, or not at all if it raises.
+    """A new submission, which replaces ``path`` when the block ends; if the block raises, ``path`` stays.
 
     Args:
         size: (H, W) of the frames.
@@ -57,10 +57,11 @@ def write_rows(frames: Iterable[npt.NDArray[np.uint8]], file: BinaryIO, first: i
 
     Args:
         frames: uint8 ``[H, W, C]``, consumed one at a time.
-        first: ``id`` of the first frame; it runs on over all sequences.
+        file: where to write.
+        first: ``id`` of the first frame; ids go on from one sequence to the next.
 
     Returns:
-        The number of rows. Values are 0..255, a frame flattened in C, H, W order.
+        The number of rows. Values are 0 to 255; a frame is flattened in the order C, H, W.
     """
     rows = 0
     for rows, frame in enumerate(frames, start=1):

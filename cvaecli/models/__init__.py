@@ -1,21 +1,25 @@
-"""Models by name. ``models/<name>.py`` exports ``MODEL``: adding a model is adding that one file."""
+"""Models by name. A module (or package) here that defines ``MODEL`` is a model; its file name is its name."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
 
 from .base import VideoCVAE
-
-_NOT_MODELS = {"base", "layers", "pose_checkpoint"}
 
 
 def names() -> list[str]:
     """Names of all models."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_MODELS)
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if hasattr(_module(name), "MODEL"))
 
 
 def load(name: str) -> type[VideoCVAE]:
-    """The model class of a name out of ``names()``."""
-    model: type[VideoCVAE] = importlib.import_module(f"{__name__}.{name}").MODEL
+    """The model class of one of ``names()``."""
+    model: type[VideoCVAE] = _module(name).MODEL
     return model
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

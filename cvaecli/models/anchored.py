@@ -1,10 +1,10 @@
-"""The reference model made autoregressive: it also sees the previous frame, true or its own.
+"""The reference model made autoregressive: it also sees the previous frame, true or predicted.
 
-The first frame anchors the prediction, so that errors do not pile up over hundreds of steps; the
-previous frame adds what no label tells: where a limb was, what the cloth did. In training the anchor
-comes from anywhere in the clip, and the first step is fed the anchor as its previous frame: a frame far
-off, which teaches the model not to trust what it is fed blindly. Teacher forcing applies as to any
-autoregressive model.
+The first frame anchors the prediction, so that errors do not accumulate over hundreds of steps. The previous
+frame shows what no label does: where a limb was, how the clothes moved. In training the anchor comes from
+anywhere in the clip, and serves as the previous frame of the first step. It is usually very different from
+the frame before the target, which teaches the model not to copy its input blindly. Teacher forcing works as
+for any autoregressive model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AnchoredConfig(UNetConfig):
 
 
 class AnchoredCVAE(ReferenceCVAE):
-    """See the module's docstring; arguments as ``ReferenceCVAE``."""
+    """The anchored model (see the module's docstring). Arguments as for ``ReferenceCVAE``."""
 
     Config: ClassVar[type[ModelConfig]] = AnchoredConfig
     parallel: ClassVar[bool] = False

@@ -1,51 +1,52 @@
-"""The protocol every model follows, so that the engine never asks which model it runs.
+"""The protocol that every model follows, so that the engine never asks which model it runs.
 
-A clip is a sequence of steps. Step ``t`` arrives at frame ``t``; it sees the previous frame (true or
-predicted), the condition of frame ``t`` and a latent ``z_t`` drawn from the posterior (training:
-the true frame ``t`` is known) or from the prior (prediction). State that outlives a step (an LSTM's
-cell, skip features, a reference frame) is passed in and returned, never stored in the module.
+A clip is a sequence of steps. Step ``t`` predicts frame ``t`` from the previous frame (true or predicted),
+the condition of frame ``t`` and a latent ``z_t``. ``z_t`` is drawn from the posterior where the true frame
+``t`` is known (training), and from the prior otherwise (prediction). What one step leaves for the next (an
+LSTM's cell, skip features, a reference frame) is passed in and returned, never stored in the module.
 
-The engine asks a model one thing: are all inputs known? If so (a parallel model, or every step
-teacher-forced) it calls ``unroll`` once; otherwise it loops over ``step``.
+Where all inputs are known (a parallel model, or every step teacher-forced) the engine calls ``unroll`` once;
+otherwise it calls ``step`` in a loop.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ..settings import Section
 from .layers import split_time
 
 Features = dict[str, Tensor]
-"""What a model computes for all steps at once: tensors ``[B, K, ...]``, sliced by the engine along K."""
+"""What a model computes for K steps at once: tensors ``[B, K, ...]``. The engine slices them along K."""
 
 State = Any
-"""A model's own tuple of tensors, opaque to the engine."""
+"""A model's own tuple of tensors. The engine only passes it on."""
 
 
 class Gaussian(NamedTuple):
-    """A diagonal normal distribution; ``mu`` and ``logvar`` (log of the variance) have one shape."""
+    """A diagonal normal distribution: ``mu`` and ``logvar`` (log of the variance), of the same shape."""
 
     mu: Tensor
     logvar: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """``mu + noise * sigma`` (Kingma & Welling 2014); noise 0 gives the mean."""
+        """``mu + noise * sigma`` (Kingma & Welling 2014). Noise 0 gives the mean."""
         return self.mu + noise * torch.exp(0.5 * self.logvar)
 
 
 class Step(NamedTuple):
-    """What one step gives, or K steps with a time axis after the batch axis.
+    """The result of one step, or of K steps with a time axis after the batch axis.
 
     Attributes:
         x_hat: predicted frame ``[B, C, H, W]`` (K steps: ``[B, K, C, H, W]``), not clamped.
-        q: posterior, one Gaussian per latent level; empty where z came from the prior. Of the first rows
-            only, where only these were told their targets (``VideoCVAE.mixes``).
+        q: posterior, one Gaussian per latent level; empty where z came from the prior. It has fewer rows
+            than ``x_hat`` where only the first rows had targets (``VideoCVAE.mixes``).
         p: prior, one Gaussian per latent level.
     """
 
@@ -54,10 +55,22 @@ class Step(NamedTuple):
     p: tuple[Gaussian, ...]
 
 
-class ModelConfig(BaseModel):
-    """Base of a model's own settings; ``name`` picks the model."""
+class ForeignWeights(NamedTuple):
+    """Weights from a file that another program wrote.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Attributes:
+        state_dict: for ``load_state_dict``; tensors on the CPU.
+        notes: what was odd but harmless, one line each.
+    """
+
+    state_dict: dict[str, Tensor]
+    notes: list[str]
+
+
+class ModelConfig(Section):
+    """Base of a model's own settings; a model gives ``name`` its own name, as type and as default."""
+
+    name: str
 
 
 class VideoCVAE(nn.Module, ABC):
@@ -65,14 +78,14 @@ class VideoCVAE(nn.Module, ABC):
 
     Config: ClassVar[type[ModelConfig]]
     parallel: ClassVar[bool] = False
-    """True where no step needs an earlier prediction: all steps go through ``unroll`` at once."""
+    """True for a model whose predictions do not depend on one another: ``unroll`` gets all steps at once."""
     sampling: ClassVar[str] = "windows"
     """How training batches are drawn: ``windows`` of consecutive frames, or ``pairs``, where the given
     frames come from anywhere in the clip and only the frames to predict are consecutive."""
 
     mixes: ClassVar[bool] = False
-    """True where ``encode`` may be given the targets of the first rows only: z then comes from the posterior
-    for these, from the prior for the others, in one pass."""
+    """True for a model that can train on both kinds of rows in one pass: given targets for the first rows of
+    the batch only, it draws z from the posterior for these and from the prior for the others."""
 
     @abstractmethod
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -83,33 +96,51 @@ class VideoCVAE(nn.Module, ABC):
         """
 
     def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
-        """Told once, before training: mean and standard deviation ``[D]`` of the training clips' condition
-        vectors. A model that normalises its conditions keeps them with its weights; most do nothing.
+        """Receive the mean and standard deviation ``[D]`` of the training clips' condition vectors.
+
+        Called once, before training. A model that normalises its conditions keeps them with its weights;
+        other models ignore them.
         """
         return
 
+    def foreign_weights(self, path: Path) -> ForeignWeights | None:
+        """Read weights that another program has written for this architecture.
+
+        Args:
+            path: a file that is not a checkpoint of this tool.
+
+        Returns:
+            The weights; None for a model that reads no other program's files (the default).
+
+        Raises:
+            UserError: the file cannot be read, or does not fit the model.
+        """
+        return None
+
     @abstractmethod
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """Everything that depends on no prediction, for K steps at once.
+        """Compute, for K steps at once, everything that needs no predicted frame.
 
         Args:
             condition: ``[B, K, ...]``; label images are in [0, 1].
-            targets: the true frames ``[B, K, C, H, W]`` in [0, 1] where z is to come from the
-                posterior; None at prediction time.
+            targets: the true frames ``[B, K, C, H, W]`` in [0, 1], if z is to come from the posterior; with
+                ``mixes`` possibly those of the first rows only. None: z comes from the prior.
         """
 
     @abstractmethod
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """The state after the given frames.
+        """The state before the first predicted frame.
 
         Args:
-            past: true frames ``[B, n_past, C, H, W]``.
+            past: the given true frames ``[B, n_past, C, H, W]``.
             condition: their conditions ``[B, n_past, ...]``.
         """
 
     def burn_in(self, past: Tensor, condition: Tensor, noise: Sequence[Tensor]) -> tuple[Step | None, State]:
-        """``start`` for training: a model that predicts the past frames from each other on the way may
-        give these ``n_past - 1`` predictions too, and the loss then counts them. Most have none.
+        """As ``start``, in training.
+
+        A model that predicts the given frames from one another here may return these ``n_past - 1``
+        predictions; the loss then counts them. The default returns None.
 
         Args:
             past, condition: as for ``start``.
@@ -125,10 +156,10 @@ class VideoCVAE(nn.Module, ABC):
 
         Args:
             state: from ``start`` or the previous ``step``.
-            x_prev: the frame before, true or predicted, ``[B, C, H, W]``.
+            x_prev: the previous frame, true or predicted, ``[B, C, H, W]``.
             features: one step of ``encode``'s result, ``[B, ...]`` each.
             noise: standard normal, one tensor ``[B, *shape]`` per latent level.
-            posterior: draw z from the posterior (``encode`` had targets) or from the prior.
+            posterior: draw z from the posterior (``encode`` was given targets), else from the prior.
         """
 
     def unroll(
@@ -136,8 +167,8 @@ class VideoCVAE(nn.Module, ABC):
     ) -> tuple[Step, State]:
         """``step`` for K steps whose inputs are all known; every argument has a time axis K after B.
 
-        This plain loop is right for every model. A model overrides it where it can do the steps
-        together, and must then give the same numbers.
+        This loop is correct for every model. A model that can compute the steps together overrides it, and
+        must give the same numbers.
         """
         steps = []
         for k in range(x_prev.shape[1]):
@@ -149,12 +180,12 @@ class VideoCVAE(nn.Module, ABC):
 
 
 def slice_time(features: Features, k: int | slice) -> Features:
-    """Step ``k`` (or a stretch of steps) of features ``[B, K, ...]``."""
+    """Step ``k`` (or several consecutive steps) of features ``[B, K, ...]``."""
     return {name: value[:, k] for name, value in features.items()}
 
 
 def join_steps(parts: Sequence[Step]) -> Step:
-    """Stretches of steps ``[B, K_1, ...]``, ``[B, K_2, ...]``... one after the other."""
+    """Join steps ``[B, K_1, ...]``, ``[B, K_2, ...]``, ... along time."""
     if len(parts) == 1:
         return parts[0]
 
@@ -172,7 +203,7 @@ def join_steps(parts: Sequence[Step]) -> Step:
 
 
 def stack_steps(steps: Sequence[Step]) -> Step:
-    """K steps ``[B, ...]`` joined along a new time axis: ``[B, K, ...]``."""
+    """Stack K steps ``[B, ...]`` along a new time axis: ``[B, K, ...]``."""
 
     def join(levels: list[tuple[Gaussian, ...]]) -> tuple[Gaussian, ...]:
         return tuple(
@@ -188,10 +219,10 @@ def stack_steps(steps: Sequence[Step]) -> Step:
 def fold_time(
     draw: Callable[[Features, Sequence[Tensor]], Step], features: Features, noise: Sequence[Tensor]
 ) -> Step:
-    """K steps as one batch of B * K: the ``unroll`` of a model whose state never changes.
+    """Compute K steps as one batch of B * K: ``unroll`` for a model whose state never changes.
 
     Args:
-        draw: steps ``[N, ...]`` from features and noise ``[N, ...]``.
+        draw: computes steps ``[N, ...]`` from features and noise ``[N, ...]``.
         features, noise: ``[B, K, ...]`` each.
 
     Returns:
@@ -208,10 +239,10 @@ def fold_time(
 
 
 def follows(x_prev: Tensor, targets: Tensor | None) -> bool:
-    """Whether the previous frames ``[B, K, ...]`` are the targets one step later, from the second on.
+    """Whether the previous frames ``[B, K, ...]``, from the second on, are the targets of the step before.
 
-    What was computed of the targets then serves again. That true frames are fed shows in the memory: both
-    are views of one clip.
+    What was computed from the targets can then be used again. True frames are recognised by their memory:
+    both tensors are views of one clip.
     """
     if targets is None or x_prev.shape != targets.shape:
         return False

@@ -1,4 +1,4 @@
-"""Building blocks that models share; attribute names are the course template's, so its checkpoints load."""
+"""Building blocks that models share, with the course template's attribute names, as in its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 GATE_SLOPE = 0.1
-"""Of the leaky ReLU in `GatedFeedForward`."""
+"""Slope of the leaky ReLU in `GatedFeedForward`."""
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a leaky ReLU (0.01) after each, plus a skip; size is kept.
+    """Two 3x3 convolutions, each followed by a leaky ReLU (0.01), plus a skip. H and W stay the same.
 
-    After He et al. 2016, as learned codecs and the course template use it: the second activation
+    After He et al. 2016, in the form that learned codecs and the course template use: the second activation
     comes before the addition, and the skip is a 1x1 convolution where the channels change.
     """
 
@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W] -> [N, out, H, W]``."""
-        # In place: the backward pass needs only the activation's result, so its input need not be kept.
+        # In place: the backward pass needs only the activation's output, not its input.
         y = F.leaky_relu(self.conv1(x), inplace=True)
         y = F.leaky_relu(self.conv2(y), inplace=True)
         return y + self.skip(x)  # type: ignore[no-any-return]
@@ -49,13 +49,14 @@ class DepthConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W] -> [N, out, H, W]``."""
         y: Tensor = self.conv2(self.depth_conv(self.conv1(x)))
-        return y.add_(self.adaptor(x))  # in place: no gradient needs a convolution's result
+        return y.add_(self.adaptor(x))  # in place: no gradient needs a convolution's output
 
 
 class GatedFeedForward(nn.Module):
-    """Per pixel ``x + W_out(a * leaky_relu(b, 0.1))`` with ``a, b`` the halves of ``W x``.
+    """At each pixel ``x + W_out(a * leaky_relu(b, 0.1))``, where ``a`` and ``b`` are the halves of ``W x``.
 
-    The course template's ConvFFN: expansion 2, so ``W`` gives 4 times the channels, each half twice.
+    The course template's ConvFFN with expansion 2: ``W`` gives 4 times the channels, so each half has twice
+    as many as ``x``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -66,8 +67,8 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W] -> [N, C, H, W]``."""
         weights = [part.to(x.dtype) for part in (self.conv.weight, _bias(self.conv))]
-        # Two convolutions, not one and its halves: channels-last halves have gaps between their pixels,
-        # and elementwise kernels on a CPU are ten times slower across gaps.
+        # Two convolutions rather than the halves of one: halves of a channels-last tensor have gaps between
+        # their pixels, which make elementwise operations on a CPU ten times slower.
         (w_a, w_b), (b_a, b_b) = (part.chunk(2) for part in weights)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             gate = F.leaky_relu(F.conv2d(x, w_b, b_b), GATE_SLOPE, inplace=True)
@@ -78,8 +79,11 @@ class GatedFeedForward(nn.Module):
 
 
 class _Gated(torch.autograd.Function):
-    """``W_out(W_a x * leaky_relu(W_b x))`` for training: keeps what the backward pass cannot do without (not
-    the product of the halves) and writes gradients over what is no longer needed."""
+    """``W_out(W_a x * leaky_relu(W_b x))`` for training, with less memory than autograd needs.
+
+    The product of the halves is computed again in the backward pass, and gradients overwrite tensors that
+    are no longer needed.
+    """
 
     @staticmethod
     def forward(
@@ -114,7 +118,7 @@ def _pointwise_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, 
 
 
 class DepthConvBlock(nn.Module):
-    """Depth-wise convolution, then a gated feed-forward layer; size is kept.
+    """Depth-wise convolution, then a gated feed-forward layer. H and W stay the same.
 
     After the DCVC family of learned video codecs (Li, Li & Lu 2022, "Hybrid Spatial-Temporal Entropy
     Modelling for Neural Video Compression", and its successors), in the course template's variant.
@@ -136,12 +140,12 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def channel_match(in_channels: int, out_channels: int) -> nn.Module:
-    """What a skip connection needs: nothing, or a 1x1 convolution where the channels change."""
+    """A skip connection: the identity, or a 1x1 convolution where the channels change."""
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose training statistics are those of all processes' rows together."""
+    """Batch norm; in training its statistics are over the rows of all processes together."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W] -> [N, C, H, W]``."""
@@ -151,17 +155,17 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def several_processes() -> bool:
-    """Whether this is one of several processes that train together."""
+    """Whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _normalise_together(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm of ``x [N, C, H, W]`` over the rows of all processes, which may have different N.
+    """Batch norm of ``x [N, C, H, W]`` over the rows of all processes; N may differ between them.
 
-    Not nn.SyncBatchNorm, which is for GPUs only and takes one step at a time.
+    nn.SyncBatchNorm would not do: it needs GPUs, and takes one step at a time.
 
     Returns:
-        The normalised rows, and mean and unbiased variance ``[C]`` without gradient.
+        The normalised rows, and their mean and unbiased variance ``[C]``, without gradient.
     """
     values = at_least_float32(x)
     here = values.new_full((1,), values.numel() / values.shape[1])
@@ -176,7 +180,7 @@ def _normalise_together(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over the processes; every process's loss has a gradient for every summand."""
+    """The sum of a tensor over all processes; gradients flow from each process's loss to every summand."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -192,14 +196,14 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def batch_norm_per_step(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """``norm`` in training mode with each step's own statistics, as if it saw one step after the other.
+    """Apply ``norm`` in training mode to each step by itself, as if it saw the steps one after the other.
 
-    The steps become channels, so that one call normalises them all. The running statistics end where
-    K updates in time order would leave them, written out: with momentum m, after K steps
+    The steps become channels, so that one call normalises all of them. The running statistics become what
+    K updates in time order would make them: with momentum m,
     ``(1 - m)^K * running + sum_k m (1 - m)^(K - 1 - k) * batch_k``.
 
     Args:
-        norm: affine, with running statistics and a fixed momentum (PyTorch's default kind).
+        norm: affine, with running statistics and a fixed momentum (PyTorch's defaults).
         x: ``[B, K, C, H, W]``.
 
     Returns:
@@ -212,12 +216,12 @@ def batch_norm_per_step(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     if several_processes():
         y, mean, var = _normalise_together(steps, weight, bias, norm.eps)
     else:
-        # Momentum 1 leaves each step's mean and unbiased variance in the buffers given.
+        # With momentum 1 the buffers receive each step's mean and unbiased variance.
         mean, var = norm.running_mean.repeat(K), norm.running_var.repeat(K)
         y = F.batch_norm(steps, mean, var, weight, bias, True, 1.0, norm.eps)
     with torch.no_grad():
         age = torch.arange(K - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-        # (K, 1); multiplied and summed, as autocast would make a matrix product half precision.
+        # (K, 1). Multiplied and summed: autocast would compute a matrix product in half precision.
         weights = (m * (1 - m) ** age)[:, None]
         norm.running_mean.mul_((1 - m) ** K).add_((weights * mean.view(K, -1)).sum(0))
         norm.running_var.mul_((1 - m) ** K).add_((weights * var.view(K, -1)).sum(0))
@@ -226,18 +230,19 @@ def batch_norm_per_step(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half-precision values of autocast as float32: exp, KL and losses need the digits."""
+    """Convert half precision (from autocast) to float32, which exp, KL and losses need."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def split_time(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``[B * K, ...] -> [B, K, ...]`` for shape (B, K), a view; ``flatten(0, 1)`` is the way back."""
+    """``[B * K, ...] -> [B, K, ...]`` for shape (B, K), as a view. ``flatten(0, 1)`` is the inverse."""
     return x.view(*shape, *x.shape[1:])
 
 
 def join_time(parts: Sequence[Tensor]) -> Tensor:
-    """Maps ``[B, K_1, C, H, W]``, ``[B, K_2, C, H, W]``... one after the other.
+    """Join maps ``[B, K_1, C, H, W]``, ``[B, K_2, C, H, W]``, ... along time.
 
-    Channels-last in memory: ``torch.cat`` would make five dimensions contiguous, and all after it slower.
+    The result is channels-last in memory. ``torch.cat`` alone would make it contiguous, which slows down
+    everything that follows.
     """
     return torch.cat([part.movedim(2, -1) for part in parts], 1).movedim(-1, 2)

@@ -1,18 +1,19 @@
-"""The course's pose model: label images drive an autoregressive CVAE at full frame size.
+"""The course's pose model: an autoregressive CVAE at full frame size, conditioned on label images.
 
-- no down-sampling: every feature map and the latent itself have the frame's height and width
-- the posterior sees a true frame and the label, the prior is N(0, I) at every pixel
-- no state: a step needs the frame before, the label and z, nothing else
-- sizes: each stage halves the channels (rounding down), as the course's code does. Frame encoder
-  frame_dim / 8, / 4, / 2; label encoder label_dim / 2; posterior z_dim / 4, / 2; fusion n / 4, n / 2 with
-  n = frame_dim + label_dim + z_dim, then fusion_dim / 2; generator fusion_dim / 2, / 4, / 8.
+- no down-sampling: every feature map, and the latent too, has the frame's height and width
+- the posterior sees a true frame and the label; the prior is N(0, I) at every pixel
+- no state: a step needs the previous frame, the label and z, and nothing else
+- channels, rounded down as in the course's code: frame encoder frame_dim / 8, / 4, / 2; label encoder
+  label_dim / 2; posterior z_dim / 4, / 2; fusion n / 4, n / 2 with n = frame_dim + label_dim + z_dim, then
+  fusion_dim / 2; generator fusion_dim / 2, / 4, / 8
 
-With the default sizes names, shapes and order of the 209 state-dict entries are a course checkpoint's.
+With the default sizes, the 209 state-dict entries have the names, shapes and order of a course checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -20,7 +21,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time, follows
+from .base import Features, ForeignWeights, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time, follows
+from .latents import clamp_logvar, standard_normal, to_gaussian
 from .layers import (
     BatchNorm,
     DepthConvBlock,
@@ -30,8 +32,9 @@ from .layers import (
     join_time,
     split_time,
 )
+from .pose_checkpoint import load_course_checkpoint
 
-MIN_SIZE = 4  # the label encoder's reflection padding of 3 pixels needs one pixel more than that
+MIN_SIZE = 4  # the label encoder pads 3 pixels by reflection, which needs sides of at least 4
 
 
 class PoseConfig(ModelConfig):
@@ -42,25 +45,25 @@ class PoseConfig(ModelConfig):
     label_dim: int = Field(default=32, ge=2, description="channels of the label features (course: L_dim)")
     z_dim: int = Field(default=12, ge=4, description="latent channels at every pixel (course: N_dim)")
     fusion_dim: int = Field(
-        default=192, ge=8, description="channels the generator starts from (course: D_out_dim)"
+        default=192, ge=8, description="channels of the generator's input (course: D_out_dim)"
     )
     output: Literal["linear", "sigmoid"] = Field(
         default="linear",
-        description="what follows the generator: nothing, or a sigmoid that keeps frames in (0, 1)",
+        description="after the generator: nothing, or a sigmoid that keeps frames in (0, 1)",
     )
     posterior: Literal["target", "fed"] = Field(
         default="target",
-        description="frame the posterior sees: the true current one, or the fed previous one",
+        description="frame that the posterior sees: the true frame to predict, or the previous frame as fed",
     )
     batch_norm: Literal["per_step", "pooled"] = Field(
         default="per_step",
-        description="training statistics of the label encoder's batch norm: of each time step by itself"
-        " (the course's loop), or over all steps",
+        description="training statistics of the label encoder's batch norm: for each time step by itself"
+        " (as in the course's loop), or over all steps",
     )
     logvar_clamp: float | None = Field(
         default=None,
         gt=0,
-        description="c keeps the posterior's logvar in [-c, c]; null: unbounded, as the course",
+        description="a number c keeps the posterior's logvar in [-c, c]; null: unbounded, as in the course",
     )
 
 
@@ -92,7 +95,7 @@ class PoseCVAE(VideoCVAE):
             )
         self.config = config
         frame, label, z, fusion = config.frame_dim, config.label_dim, config.z_dim, config.fusion_dim
-        # The names are those of a course checkpoint.
+        # Names as in a course checkpoint.
         self.frame_transformation = frame_encoder(3, frame)
         self.label_transformation = LabelEncoder(channels, label, config.batch_norm == "per_step")
         self.Gaussian_Predictor = gaussian_head(frame + label, z)
@@ -103,10 +106,15 @@ class PoseCVAE(VideoCVAE):
         """One level: ``(z_dim, H, W)``."""
         return [(self.config.z_dim, *size)]
 
+    def foreign_weights(self, path: Path) -> ForeignWeights:
+        """The weights of a course checkpoint (``.ckpt``)."""
+        found = load_course_checkpoint(path, self.state_dict(), self.config.model_dump())
+        return ForeignWeights(found.state_dict, found.notes)
+
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """Label features and, where the posterior sees the targets, its ``mu`` and ``logvar``.
 
-        Updates the batch norm's running statistics in training mode: call it once for each step.
+        In training mode this updates the batch norm's running statistics: call it once for each step.
         """
         label = self.label_transformation(condition)  # (B, K, label_dim, H, W)
         features = {"label": label}
@@ -131,9 +139,9 @@ class PoseCVAE(VideoCVAE):
     def unroll(
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
-        """All K steps as one batch of B * K: without state they do not need each other."""
+        """All K steps as one batch of B * K, which is possible because there is no state."""
         if follows(x_prev, features.get("x")):
-            # The targets' features serve again as the inputs of the next steps.
+            # The next steps' inputs are the targets, whose features are known.
             first = self.frame_transformation(x_prev[:, 0])
             frame = join_time((first[:, None], features["frame"][:, :-1]))
         else:
@@ -152,30 +160,27 @@ class PoseCVAE(VideoCVAE):
             fed = self.config.posterior == "fed"
             level = self._posterior(frame, label) if fed else Gaussian(features["mu"], features["logvar"])
             q, z = (level,), level.sample(z)
-        # One contiguous part would make all of them contiguous.
+        # torch.cat keeps the channels-last layout only where all parts have it.
         z = z.to(frame.dtype).contiguous(memory_format=torch.channels_last)
         fused = self.Decoder_Fusion(torch.cat((frame, label, z), dim=1))
         x_hat = at_least_float32(self.Generator(fused))
         if self.config.output == "sigmoid":
             x_hat = torch.sigmoid(x_hat)
-        zeros = z.new_zeros(()).expand(z.shape)
-        return Step(x_hat, q, (Gaussian(zeros, zeros),))
+        return Step(x_hat, q, (standard_normal(z),))
 
     def _posterior(self, frame: Tensor, label: Tensor) -> Gaussian:
         """q(z | frame, label) from features ``[N, ...]``."""
-        head = at_least_float32(self.Gaussian_Predictor(torch.cat((frame, label), dim=1)))
-        mu, logvar = head.chunk(2, dim=1)
-        c = self.config.logvar_clamp
-        return Gaussian(mu, logvar if c is None else logvar.clamp(-c, c))
+        q = to_gaussian(self.Gaussian_Predictor(torch.cat((frame, label), dim=1)))
+        return clamp_logvar(q, self.config.logvar_clamp)
 
 
 class LabelEncoder(nn.Sequential):
-    """Label images to features; the only part of the model with batch norm.
+    """Label images to features. The only part of the model with batch norm.
 
     Args:
-        in_channels: of the label images.
-        out_channels: of the features.
-        per_step: in training mode normalise each time step by its own statistics.
+        in_channels: channels of the label images.
+        out_channels: channels of the features.
+        per_step: whether each time step is normalised by its own statistics in training mode.
     """
 
     def __init__(self, in_channels: int, out_channels: int, per_step: bool) -> None:
@@ -230,7 +235,7 @@ def gaussian_head(in_channels: int, z_dim: int) -> nn.Sequential:
 
 
 def fusion_net(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Frame features, label features and z to what the generator draws from (course: Decoder_Fusion)."""
+    """Frame features, label features and z to the generator's input (course: Decoder_Fusion)."""
     c4, c2, out2 = in_channels // 4, in_channels // 2, out_channels // 2
     return nn.Sequential(
         DepthConvBlock(in_channels, in_channels),

@@ -1,10 +1,10 @@
-"""Reads a course checkpoint (``.ckpt``) for the pose model, without running any code stored in it."""
+"""Reads a course checkpoint (``.ckpt``) for the pose model. No code that the file may hold is run."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .pose import MIN_SIZE, PoseConfig, PoseCVAE
+from .base import ForeignWeights
 
 SIZE_ENTRIES = {
     "frame_dim": "frame_transformation.6.bias",
@@ -20,44 +20,27 @@ SIZE_ENTRIES = {
     "z_dim": "Gaussian_Predictor.4.conv2.bias",
     "fusion_dim": "Decoder_Fusion.5.bias",
 }
-"""For each size of `PoseConfig` an entry whose length it is."""
+"""For each size among the pose model's settings, an entry that has this length."""
 
 SHOWN = 3  # entries named in a message
 
 
-@dataclass(frozen=True)
-class CourseCheckpoint:
-    """What of a course checkpoint is of use.
+def load_course_checkpoint(
+    path: Path, expected: Mapping[str, Tensor], sizes: Mapping[str, object]
+) -> ForeignWeights:
+    """Read a checkpoint written by the course template, or by a report that kept its architecture.
 
-    Attributes:
-        state_dict: for ``PoseCVAE.load_state_dict``; tensors on the CPU.
-        lr: learning rate when it was saved; None where the file does not say (so below).
-        tfr: teacher-forcing ratio.
-        last_epoch: the epoch after which it was saved.
-        notes: what was odd but harmless, one line each.
-    """
-
-    state_dict: dict[str, Tensor]
-    lr: float | None
-    tfr: float | None
-    last_epoch: int | None
-    notes: list[str]
-
-
-def load_course_checkpoint(path: str | Path, config: PoseConfig | None = None) -> CourseCheckpoint:
-    """Read a checkpoint written by the course template or by a report that kept its architecture.
-
-    Its ``optimizer`` entry is left alone: in many copies of the template it is the model's weights
-    once more, by mistake.
+    The ``optimizer`` entry is not used: in many copies of the template it holds the model's weights a second
+    time, by mistake.
 
     Args:
         path: the file.
-        config: the model it is meant for; the course's sizes if None.
+        expected: the model's ``state_dict``; names and shapes must agree.
+        sizes: the model's settings, for a hint about a file that does not fit.
 
     Raises:
         UserError: the file cannot be read, is damaged, stores code, or does not fit the model.
     """
-    path, config = Path(path), config or PoseConfig()
     content = _read(path)
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
@@ -66,19 +49,13 @@ def load_course_checkpoint(path: str | Path, config: PoseConfig | None = None) -
         )
     assert isinstance(content, dict)
     state = {str(name).removeprefix("module."): value for name, value in weights.items()}
-    _check(path, state, config)
-    last_epoch = _number(content.get("last_epoch"))
-    return CourseCheckpoint(
-        state_dict=state,
-        lr=_number(content.get("lr")),
-        tfr=_number(content.get("tfr")),
-        last_epoch=None if last_epoch is None else int(last_epoch),
-        notes=_notes(path, content.get("optimizer"), set(weights)),
-    )
+    _check(path, state, expected, sizes)
+    notes = [*_saved_when(path, content), *_optimiser_notes(path, content.get("optimizer"), set(weights))]
+    return ForeignWeights(state, notes)
 
 
 def _read(path: Path) -> object:
-    """The file's content; plain containers, numbers and tensors only."""
+    """The file's content: plain containers, numbers and tensors only."""
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
@@ -86,9 +63,9 @@ def _read(path: Path) -> object:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what matters is raised
+            warnings.simplefilter("ignore")  # about pickle protocols; faults raise an error
             content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can fail inside the unpickler in any way whatever
+    except Exception as error:  # a damaged file can raise any error inside the unpickler
         refused = re.search(r"[Uu]nsupported (?:global|class):? *(?:GLOBAL )?([\w.]+)", str(error))
         if refused:
             raise UserError(
@@ -102,10 +79,10 @@ def _read(path: Path) -> object:
     return content
 
 
-def _check(path: Path, state: dict[str, Any], config: PoseConfig) -> None:
-    """Names, kinds and shapes of the entries against the model's."""
-    with torch.device("meta"):
-        expected = PoseCVAE(config, (3, MIN_SIZE, MIN_SIZE)).state_dict()
+def _check(
+    path: Path, state: dict[str, Any], expected: Mapping[str, Tensor], sizes: Mapping[str, object]
+) -> None:
+    """Compare names, kinds and shapes of the entries with the model's."""
     not_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if not_tensors:
         raise UserError(f"{path}: entries that are not tensors: {_some(not_tensors)}")
@@ -123,8 +100,8 @@ def _check(path: Path, state: dict[str, Any], config: PoseConfig) -> None:
         if wrong:
             faults.append(_some(wrong))
     if faults:
-        sizes = {key: len(state[name]) for key, name in SIZE_ENTRIES.items() if _is_vector(state.get(name))}
-        other = [f"model.{key}={size}" for key, size in sizes.items() if size != getattr(config, key)]
+        found = {key: len(state[name]) for key, name in SIZE_ENTRIES.items() if _is_vector(state.get(name))}
+        other = [f"model.{key}={size}" for key, size in found.items() if size != sizes[key]]
         hint = f"its sizes are {' '.join(other)}" if other else "is it another architecture?"
         raise UserError(f"{path}: does not fit the pose model: {'; '.join(faults)}", hint)
 
@@ -139,6 +116,14 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+def _saved_when(path: Path, content: Mapping[str, object]) -> list[str]:
+    """A line about the state of the training that wrote the file, as far as the file says."""
+    words = {"last_epoch": "epoch", "lr": "learning rate", "tfr": "tfr"}
+    numbers = {word: _number(content.get(key)) for key, word in words.items()}
+    known = [f"{word} {number:g}" for word, number in numbers.items() if number is not None]
+    return [f"{path}: saved at {', '.join(known)}"] if known else []
+
+
 def _number(value: object) -> float | None:
     """A number, also from a tensor of one element; None for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
@@ -146,7 +131,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _notes(path: Path, optimizer: object, names: set[object]) -> list[str]:
+def _optimiser_notes(path: Path, optimizer: object, names: set[object]) -> list[str]:
     if not isinstance(optimizer, dict):
         return []
     if names & set(optimizer):

@@ -1,14 +1,14 @@
-"""Pose-guided image synthesis as a CVAE: the first frame and its label drive every predicted frame.
+"""Pose-guided image synthesis as a CVAE: every frame is predicted from the first frame and its label.
 
-- predictions do not depend on each other: no drift, no unrolling, all steps in one batch
-- trained on random (reference, target) pairs of a clip: consecutive frames nearly agree, so a model
+- predictions do not depend on one another: no drift, no unrolling, all steps in one batch
+- training uses random (reference, target) pairs of a clip. Consecutive frames are nearly equal, so a model
   trained on them learns to copy; frames far apart force it to read the pose
-- U-Net over (reference frame, its label, target label), attention at the coarsest levels, where a limb's
-  old and new place are few cells apart; any frame size, padded to a multiple of the coarsest cell
-- its finest cells may be patches of pixels: most of the arithmetic of a U-Net is at full size otherwise
-- what the first layer makes of the reference is computed once a clip
-- gated output ``m * reference + (1 - m) * generated``: the still background is carried over
-- latent map at the coarsest level; prior learned from the condition or N(0, I)
+- a U-Net over (reference frame, its label, target label), with attention at the coarsest levels, where the
+  old and the new place of a limb are a few cells apart. Any frame size is padded to whole coarsest cells
+- the finest cells may be patches of pixels; otherwise a U-Net does most of its arithmetic at full size
+- the first layer's output for the reference is computed once for each clip
+- gated output ``m * reference + (1 - m) * generated``, which carries a still background over
+- a latent map at the coarsest level; its prior is learned from the condition, or N(0, I)
 
 After Balakrishnan et al. 2018, "Synthesizing Images of Humans in Unseen Poses"; conditional prior after
 Sohn et al. 2015.
@@ -29,9 +29,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UserError
 from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
+from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
 
-FEW_CELLS = 256  # whose attention weights, for all pairs of cells, take little memory
+FEW_CELLS = 256  # up to here the attention weights for all pairs of cells take little memory
 HEAD_WIDTH = 32  # channels of an attention head
 LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
 
@@ -40,7 +41,9 @@ class UNetConfig(ModelConfig):
     """Sizes of the U-Net."""
 
     widths: list[int] = Field(
-        default=[32, 64, 128, 256], min_length=2, description="channels of each level; each halves H and W"
+        default=[32, 64, 128, 256],
+        min_length=2,
+        description="channels of each level, finest first; height and width halve from level to level",
     )
     patch: int = Field(default=1, ge=1, description="side of the finest level's cells, in pixels")
     encoder_blocks: list[int] = Field(
@@ -52,11 +55,11 @@ class UNetConfig(ModelConfig):
     attention_levels: int = Field(
         default=1,
         ge=1,
-        description="coarsest levels whose cells attend to one another, on the way down and on the way up",
+        description="number of coarsest levels with self-attention, in the encoder and in the decoder",
     )
     z_dim: int = Field(default=4, ge=1, description="latent channels at every cell of the coarsest level")
     prior: Literal["learned", "standard"] = Field(
-        default="learned", description="prior of z: a Gaussian read from the condition, or N(0, I)"
+        default="learned", description="prior of z: a Gaussian computed from the condition, or N(0, I)"
     )
 
     @model_validator(mode="after")
@@ -66,7 +69,7 @@ class UNetConfig(ModelConfig):
             raise ValueError("widths: must be multiples of 16 (the groups of the group norm)")
         if len(self.encoder_blocks) != levels or len(self.decoder_blocks) != levels - 1:
             raise ValueError(
-                f"encoder_blocks: {levels} widths need {levels} of them and {levels - 1} decoder_blocks"
+                f"encoder_blocks: {levels} widths need {levels} encoder_blocks, {levels - 1} decoder_blocks"
             )
         if self.attention_levels > levels:
             raise ValueError(f"attention_levels: there are {levels} levels, one for each of widths")
@@ -95,20 +98,21 @@ class ReferenceCVAE(VideoCVAE):
     sampling: ClassVar[str] = "pairs"
     mixes: ClassVar[bool] = True
     previous_channels: ClassVar[int] = 0
-    """Channels of the previous frame that the U-Net sees."""
+    """Channels of the previous frame that the U-Net sees; 0: it does not see it."""
 
     def __init__(self, config: UNetConfig, condition_shape: tuple[int, ...]) -> None:
         super().__init__()
         if len(condition_shape) != 3:
             raise UserError(
-                f"model.name: reference needs label images as conditions, the data have {condition_shape}"
+                f"model.name: {config.name} needs label images as conditions, not shape {condition_shape}",
+                "for vector conditions choose model.name=svg",
             )
         self.config = config
         patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
         widths, label = config.widths, 3 * condition_shape[0]
         inputs = 3 + label, label, self.previous_channels
         self.stem = nn.Conv2d(sum(inputs), widths[0], patch + 2, stride=patch, padding=1)
-        self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # their first channels in the stem
+        self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # first channels in the stem
         attended = len(widths) - config.attention_levels  # the finest attended level
         self.encoder = nn.ModuleList(
             nn.Sequential(
@@ -141,36 +145,36 @@ class ReferenceCVAE(VideoCVAE):
         self.out_norm = group_norm(widths[0])
         self.out = nn.Conv2d(widths[0], 4 * patch**2, 3, padding=1)
         with torch.no_grad():
-            self.out.weight.mul_(0.1)  # start near a grey frame, half gated
+            self.out.weight.mul_(0.1)  # at the start: a grey frame, and a gate of about one half
 
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
         """One level: ``(z_dim, H / cell, W / cell)``, rounded up."""
         return [(self.config.z_dim, -(-size[0] // self.cell), -(-size[1] // self.cell))]
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """What the stem makes of the labels, and the posterior's of the targets."""
+        """The stem's output for the labels, and the posterior stem's for the targets."""
         features = {"label": condition} if targets is None else {"label": condition, "target": targets}
         seen = {"label": self._see_label, "target": self._see_target}
         return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """The reference: the last given frame, and what the stem makes of it and its label."""
+        """The reference, which is the last given frame, and the stem's output for it and its label."""
         reference, label = self._pad(past[:, -1]), self._pad(condition[:, -1])
         return past[:, -1], self._stem(torch.cat((reference * 2 - 1, label_features(label)), 1), 0)
 
     def step(
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
-        """Predict one frame; ``x_prev`` is looked at only by models with ``previous_channels``."""
+        """Predict one frame. ``x_prev`` is used only with ``previous_channels``."""
         reference, seen = state
         h, skips = self._down(self._join(seen, x_prev, features))
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
         z = p.sample(noise[0])
         if posterior:
-            told = len(features["target"])
-            q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:told]), 1))),)
-            z = torch.cat((q[0].sample(noise[0][:told]), z[told:]))
+            n = len(features["target"])  # the first n rows have targets, the others keep z from the prior
+            q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
+            z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
         size = reference.shape[-2:]
         x_hat = self._up(h, z, skips, self._pad(reference))[..., : size[0], : size[1]]
         return Step(x_hat, q, (p,)), state
@@ -180,7 +184,7 @@ class ReferenceCVAE(VideoCVAE):
     ) -> tuple[Step, State]:
         """All K steps as one batch of B * K."""
         K = x_prev.shape[1]
-        # A single clip's reference is not copied for every step.
+        # With a single clip this copies nothing.
         repeated = tuple(part[:, None].expand(-1, K, -1, -1, -1).flatten(0, 1) for part in state)
         if self.previous_channels:
             features = {**features, "x_prev": x_prev}
@@ -206,13 +210,13 @@ class ReferenceCVAE(VideoCVAE):
         return seen
 
     def _stem(self, picture: Tensor, first: int) -> Tensor:
-        """The stem's share of its input channels from the ``first`` one on; the shares add up to it."""
+        """The stem applied to some of its input channels, from ``first`` on. It is the sum of such parts."""
         stem, picture = self.stem, picture.contiguous(memory_format=torch.channels_last)
         weight = stem.weight[:, first : first + picture.shape[1]]
         return F.conv2d(picture, weight, None if first else stem.bias, stem.stride, stem.padding)
 
     def _join(self, seen: Tensor, x_prev: Tensor, features: Features) -> Tensor:
-        """The stem's output: the shares of the reference, the label, and of the previous frame."""
+        """The stem's output: the sum of the parts for the reference, the label and the previous frame."""
         h = seen + features["label"]
         return h + self._stem(self._pad(x_prev) * 2 - 1, self._previous) if self.previous_channels else h
 
@@ -234,26 +238,24 @@ class ReferenceCVAE(VideoCVAE):
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
         out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
         out = at_least_float32(out)
-        # Steeper sigmoids than the plain one: both reach their ends with small weights.
+        # Steeper than the plain sigmoid, so that small weights are enough to come close to 0 and 1.
         generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
         return torch.lerp(generated, reference, gate)
 
     def _prior(self, h: Tensor) -> Gaussian:
         if self.prior is not None:
             return self._gaussian(self.prior(h))
-        zeros = h.new_zeros((), dtype=torch.float32).expand(h.shape[0], self.config.z_dim, *h.shape[2:])
-        return Gaussian(zeros, zeros)
+        return standard_normal(h[:, :1].expand(-1, self.config.z_dim, -1, -1))
 
     @staticmethod
-    def _gaussian(parameters: Tensor) -> Gaussian:
-        mu, logvar = at_least_float32(parameters).chunk(2, 1)
-        return Gaussian(mu, logvar.clamp(*LOGVAR_RANGE))
+    def _gaussian(output: Tensor) -> Gaussian:
+        return clamp_logvar(to_gaussian(output), LOGVAR_RANGE)
 
 
 def label_features(label: Tensor) -> Tensor:
     """A label image inverted, its 3x3 maximum, and a wide soft halo: ``[B, C, H, W] -> [B, 3C, H, W]``.
 
-    Thin sticks cover few pixels; the halos tell every pixel nearby which stick is close.
+    Thin sticks cover few pixels. The halos show pixels nearby which stick is close.
     """
     ink = 1.0 - label
     near = _max_of_3x3(ink)
@@ -261,11 +263,11 @@ def label_features(label: Tensor) -> Tensor:
     return torch.cat((ink, near, halo), 1)
 
 
-# Maxima and means of shifted pictures: PyTorch's pooling takes 10 times as long on a CPU.
+# Written with shifted pictures: on a CPU, PyTorch's pooling takes 10 times as long.
 
 
 def _max_of_3x3(x: Tensor) -> Tensor:
-    """Of pictures of no negative values, zeros around them."""
+    """Maximum over 3x3 pixels, for values >= 0; beyond the border there are zeros."""
     H, W = x.shape[-2:]
     x = F.pad(x, (1, 1, 1, 1))
     x = torch.maximum(torch.maximum(x[..., :W], x[..., 1 : W + 1]), x[..., 2:])
@@ -273,7 +275,7 @@ def _max_of_3x3(x: Tensor) -> Tensor:
 
 
 def _mean_of_5x5(x: Tensor) -> Tensor:
-    """With zeros around the picture."""
+    """Mean over 5x5 pixels; beyond the border there are zeros."""
     H, W = x.shape[-2:]
     x = F.pad(x, (2, 2, 2, 2))
     x = x[..., :W] + x[..., 1 : W + 1] + x[..., 2 : W + 2] + x[..., 3 : W + 3] + x[..., 4:]
@@ -282,20 +284,18 @@ def _mean_of_5x5(x: Tensor) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of 16 channels: with fewer, the CPU kernel is up to ten times slower."""
+    """Group norm with groups of 16 channels: with fewer, it is up to ten times slower on a CPU."""
     return nn.GroupNorm(channels // 16, channels)
 
 
 def gaussian_head(inputs: int, z_dim: int) -> nn.Sequential:
-    """1x1 convolutions to mu and logvar, near zero at the start."""
-    last = nn.Conv2d(128, 2 * z_dim, 1)
-    nn.init.normal_(last.weight, std=0.01)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    """1x1 convolutions to mu and logvar, which start near zero."""
+    last = last_convolution(128, z_dim)
     return nn.Sequential(nn.Conv2d(inputs, 128, 1), nn.SiLU(), last)
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block (He et al. 2016b); starts as the identity or its 1x1 skip."""
+    """Pre-activation residual block (He et al. 2016b). At the start only its skip counts."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -309,20 +309,20 @@ class ResidualBlock(nn.Module):
         """``[B, inputs, H, W] -> [B, outputs, H, W]``."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        total: Tensor = h.add_(self.skip(x))  # in place: no gradient needs a convolution's result
+        total: Tensor = h.add_(self.skip(x))  # in place: no gradient needs a convolution's output
         return total
 
 
 def _attention_kernel(x: Tensor, cells: int) -> contextlib.AbstractContextManager[object]:
-    """PyTorch's choice, but for few cells in training on a CPU: there its fused backward takes 4 times as
-    long as plain matrix products."""
+    """PyTorch's choice of kernel, except for few cells in training on a CPU, where the backward pass of its
+    fused kernel takes 4 times as long as plain matrix products."""
     if x.device.type == "cpu" and x.requires_grad and cells <= FEW_CELLS:
         return sdpa_kernel(SDPBackend.MATH)
     return contextlib.nullcontext()
 
 
 class SelfAttention(nn.Module):
-    """Attention over all cells (Vaswani et al. 2017); no position parameters, so any size works."""
+    """Self-attention over all cells (Vaswani et al. 2017). Without position parameters, so any size works."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -334,7 +334,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]``, shape kept."""
+        """``[B, C, H, W] -> [B, C, H, W]``."""
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).flatten(2).view(B, 3, self.heads, C // self.heads, H * W)
         q, k, v = qkv.transpose(-1, -2).unbind(1)

@@ -1,31 +1,23 @@
-"""Settings compared over seeds, from eval/<split>/.
-
-Runs that differ only in seed are one line of the figure and one row of the table, with their spread.
-"""
+"""Settings compared over seeds, from eval/<split>/: a figure, and a table beside it."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..errors import UserError
-from ..media.video import replacing
-from . import figures
-from .figures import Request, Run
-from .psnr import common_split, over_clips, per_frame, protocols
-from .tables import AbsentError, Array
+from ..files import replacing
+from . import style
+from .groups import Group, Scored, Section, protocol, sections
+from .runs import Request
 
-_NOT_SETTINGS = ("seed", "runtime")
-"""What may differ between runs of one setting: nothing here is meant to change a result."""
-_COLUMNS = {
+COLUMNS = {
     "psnr": ("PSNR (dB)", 2),
     "psnr_one_step": ("one step (dB)", 2),
     "psnr_per_channel": ("per channel (dB)", 2),
@@ -33,179 +25,175 @@ _COLUMNS = {
     "psnr_best_of_samples": ("best sample (dB)", 2),
     "diversity": ("diversity", 4),
     "kl": ("KL (nats)", 3),
+    "nan_frames": ("NaN frames", 0),
 }
 """Numbers of metrics.json that the tables hold, with their headings and digits."""
-
-
-class Group(NamedTuple):
-    """Runs of one setting: what tells it from the others, and its runs' seeds, curves and numbers."""
-
-    label: str
-    keys: str  # of the settings that the label tells
-    style: dict[str, Any]
-    seeds: list[Any]
-    curves: list[tuple[Array, Array]]  # (frame, dB), one a run
-    numbers: list[dict[str, Any]]  # metrics.json, one a run
-
-    def values(self, name: str) -> Array:
-        """One number a run; NaN where the validation has none."""
-        return np.array([np.nan if run.get(name) is None else run[name] for run in self.numbers], float)
+_LEAST = 0.2  # dB that the axis of the dots spans at least
+_PROTOCOL_COLUMNS = (
+    *("split", "n_future", "samples", "prior", "conditions", "data", "data_fingerprint", "precision"),
+    *("checkpoint", "step"),
+)
 
 
 def compare_figure(request: Request) -> Figure:
     """Above: PSNR of each setting, a dot a seed and a bar for their mean. Below: dB of each frame, the mean
-    over the seeds, with a band from the lowest to the highest.
+    over the seeds with a band from the lowest to the highest. Each protocol has a part of its own.
 
     Raises:
-        AbsentError: a run has no evaluation of the split.
+        AbsentError: no run has an evaluation of the split.
         UserError: a damaged file.
     """
-    split = request.split or common_split(request.runs)
-    groups = _groups(request.runs, split)
-    tallest = 0.3 + 0.19 * len(groups)
-    figure = Figure(figsize=(figures.WIDTH, 1.6 * tallest + 3.2), layout="constrained")
-    parts = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[tallest + 0.6, 0.6 * tallest + 2.6])))
-    dots, lines = (part.subplots() for part in parts)
-    for row, group in enumerate(groups):
-        psnr, colour = group.values("psnr"), group.style["color"]
-        dots.plot(psnr, np.full(len(psnr), row), "o", color=colour, markersize=3.5, alpha=0.75)
-        dots.plot([psnr.mean()] * 2, [row - 0.32, row + 0.32], "-", color=colour, linewidth=1.6)
-        frames, values = group.curves[0][0], np.stack([curve for _, curve in group.curves])
-        figures.line(lines, frames, values.mean(0), marker="", **group.style)
-        if len(values) > 1:
-            lines.fill_between(frames, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
-    names = [f"{group.label}: {group.values('psnr').mean():.2f}" for group in groups]
-    dots.set_yticks(range(len(groups)), names, fontsize=7.5)
-    dots.set_ylim(len(groups) - 0.4, -0.6)
-    dots.set_xlabel("PSNR (dB), a dot for each seed, a bar at their mean")
-    lines.set_ylabel("PSNR (dB)")
-    figures.x_axis(lines, "frame")
-    handles = [figures.key(group.label, **group.style) for group in groups]
-    parts[1].legend(handles=handles, fontsize=7.5, ncols=2, loc="outside lower center")
-    tables = [per_frame(run, split) for run in request.runs]
-    most = max(len(group.seeds) for group in groups)
-    title = f"{protocols(request.runs, split, tables)}; up to {most} seeds a setting"
-    if groups[0].keys:
-        title += f"\ndifferent in {groups[0].keys}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+    parts = sections(request)
+    heights = [4.0 + 0.33 * len(part.groups) for part in parts]
+    figure = Figure(figsize=(style.WIDTH, sum(heights)), layout="constrained")
+    places = np.ravel(np.asarray(figure.subfigures(len(parts), 1, height_ratios=heights)))
+    for place, part in zip(places, parts, strict=True):
+        _draw(place, part)
     return figure
+
+
+def _draw(place: Any, part: Section) -> None:
+    tall = 0.6 + 0.22 * len(part.groups)
+    upper, lower = np.ravel(np.asarray(place.subfigures(2, 1, height_ratios=[tall + 0.55, 2.9])))
+    dots, lines = upper.subplots(), lower.subplots()
+    for row, group in enumerate(part.groups):
+        _dots(dots, row, group)
+        frames, values = group.curves()
+        with_value = np.isfinite(values).any(0)
+        frames, values = frames[with_value], values[:, with_value]
+        style.line(lines, frames, np.nanmean(values, 0), marker="", label=group.label, **group.look)
+        if len(values) > 1:
+            band = {"color": group.look["color"], "alpha": 0.12, "linewidth": 0}
+            lines.fill_between(frames, np.nanmin(values, 0), np.nanmax(values, 0), **band)
+    names = [style.wrap(f"{group.label}: {_cell(group.values('psnr'), 2)}", 48) for group in part.groups]
+    dots.set_yticks(range(len(part.groups)), names, fontsize=7.5)
+    dots.set_ylim(len(part.groups) - 0.4, -0.6)
+    low, high = dots.get_xlim()
+    if high - low < _LEAST:  # differences in the last digits are not to fill the axis
+        dots.set_xlim((low + high - _LEAST) / 2, (low + high + _LEAST) / 2)
+    dots.set_xlabel("PSNR (dB): a dot for each seed, a bar at their mean")
+    lines.set_ylabel("PSNR (dB)")
+    style.x_axis(lines, "frame")
+    style.show_hidden(lines)
+    handles = [style.key(style.wrap(group.label, 58), **group.look) for group in part.groups]
+    columns = 1 if any(len(group.label) > 52 for group in part.groups) else 2
+    lower.legend(handles=handles, fontsize=7.5, ncols=columns, loc="outside lower center")
+    place.suptitle(_title(part), x=0.01, ha="left", fontsize=8)
+
+
+def _title(part: Section) -> str:
+    most = max(len(group.runs) for group in part.groups)
+    seeds = "1 seed" if most == 1 else f"up to {most} seeds"
+    lines = [f"PROTOCOL: {part.heading} (not to be compared with the others)"] if part.heading else []
+    lines.append(f"{part.protocol}; {seeds} a setting")
+    if part.groups[0].keys and len(part.groups) > 1:
+        lines.append(f"different in {_first(part.groups[0].keys)}")
+    return style.wrap("\n".join(lines), 108)
+
+
+def _first(keys: str, most: int = 6) -> str:
+    """The first few of some keys, and how many more there are."""
+    named = keys.split(", ")
+    more = f" and {len(named) - most} more" if len(named) > most else ""
+    return ", ".join(named[:most]) + more
+
+
+def _dots(axes: Axes, row: int, group: Group) -> None:
+    """A dot a run, hollow where the run is not like a finished one."""
+    psnr, colour = group.values("psnr"), group.look["color"]
+    face = "white" if group.runs[0].run.remark else colour
+    axes.plot(
+        psnr, np.full(len(psnr), row), "o", color=colour, markerfacecolor=face, markersize=3.5, alpha=0.75
+    )
+    if np.isfinite(psnr).any():
+        axes.plot([np.nanmean(psnr)] * 2, [row - 0.32, row + 0.32], "-", color=colour, linewidth=1.6)
+
+
+# ---------------------------------------------------------------- tables
 
 
 def write_tables(request: Request, target: Path) -> list[Path]:
     """The figure's numbers beside it: ``.md`` with a row a setting, ``.csv`` with a row a run."""
-    groups = _groups(request.runs, request.split or common_split(request.runs))
+    parts = sections(request)
     written = []
-    for suffix, text in ((".md", _markdown(groups)), (".csv", _csv(groups))):
+    for suffix, text in ((".md", markdown(parts)), (".csv", as_csv(parts))):
         with replacing(target.with_suffix(suffix)) as part:
             part.write_text(text, encoding="utf-8")
         written.append(target.with_suffix(suffix))
     return written
 
 
-def _csv(groups: Sequence[Group]) -> str:
+def as_csv(parts: Sequence[Section]) -> str:
+    """A row a run; ``protocol`` counts the protocols, and rows of different ones do not compare."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["setting", "seed", *_COLUMNS])
-    for group in groups:
-        for seed, run in zip(group.seeds, group.numbers, strict=True):
-            writer.writerow([group.label, seed, *("" if run.get(n) is None else run[n] for n in _COLUMNS)])
+    own = ["protocol", "setting", "seed", "run", "status", "steps", "remark"]
+    writer.writerow([*own, *_PROTOCOL_COLUMNS[:-1], "checkpoint_step", *COLUMNS])
+    for number, part in enumerate(parts, start=1):
+        for group in part.groups:
+            for seed, scored in zip(group.seeds, group.runs, strict=True):
+                writer.writerow([number, group.label, seed, *_row(scored)])
     return buffer.getvalue()
 
 
-def _markdown(groups: Sequence[Group]) -> str:
-    """Mean ± standard deviation over the seeds (of a sample: n - 1); columns without numbers are left out."""
-    shown = [n for n in _COLUMNS if any(np.isfinite(group.values(n)).any() for group in groups)]
-    lines = [
-        "| " + " | ".join([groups[0].keys or "setting", "seeds", *(_COLUMNS[n][0] for n in shown)]) + " |",
-        "|" + "---|" * (len(shown) + 2),
-    ]
+def _row(scored: Scored) -> list[Any]:
+    run, own = scored.run, protocol(scored)
+    cells = [run.folder.resolve().name, run.info.get("status"), run.steps, run.remark]
+    cells += [own.get(name) for name in _PROTOCOL_COLUMNS]
+    cells += [scored.summary.get(name) for name in COLUMNS]
+    return ["" if cell is None else cell for cell in cells]
+
+
+def markdown(parts: Sequence[Section]) -> str:
+    """A table for each protocol: mean ± standard deviation over the seeds (n - 1)."""
+    return "\n".join(_table(part) for part in parts)
+
+
+def _table(part: Section) -> str:
+    """Columns without numbers are left out."""
+    groups = part.groups
+    known = {name: np.concatenate([group.values(name) for group in groups]) for name in COLUMNS}
+    shown = [name for name, values in known.items() if np.isfinite(values).any()]
+    if not np.nansum(known["nan_frames"]):
+        shown = [name for name in shown if name != "nan_frames"]
+    heads = [_escaped(_first(groups[0].keys, 3)) or "setting", "seeds", "status", "steps", "scored at step"]
+    heads += [COLUMNS[name][0] for name in shown]
+    lines = [f"### Protocol: {part.heading}", ""] if part.heading else []
+    lines += [f"{part.protocol}.", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for group in groups:
-        cells = [group.label, ", ".join(map(str, group.seeds))]
-        for name in shown:
-            values, digits = group.values(name), _COLUMNS[name][1]
-            spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.{digits}f}{spread}" if np.isfinite(values).all() else "")
+        cells = [_escaped(group.label), ", ".join(map(str, group.seeds)), _status(group)]
+        cells += [_range(scored.run.steps for scored in group.runs)]
+        cells += [_range(protocol(scored).get("step") for scored in group.runs)]
+        cells += [_cell(group.values(name), COLUMNS[name][1]) for name in shown]
         lines.append("| " + " | ".join(cells) + " |")
-    trivial = [run["baselines"]["repeat_last_past"]["psnr"] for group in groups for run in group.numbers]
+    trivial = np.array(
+        [s.summary["baselines"]["repeat_last_past"]["psnr"] for g in groups for s in g.runs], float
+    )
     if np.ptp(trivial) < 0.005:
-        lines.append(f"| repeat the last given frame | | {trivial[0]:.2f} |" + " |" * (len(shown) - 1))
+        cells = ["repeating the last given frame", *[""] * 4, f"{trivial[0]:.2f}", *[""] * (len(shown) - 1)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-# ---------------------------------------------------------------- groups
+def _status(group: Group) -> str:
+    return ", ".join(dict.fromkeys(str(scored.run.info.get("status", "")) for scored in group.runs))
 
 
-def _groups(runs: Sequence[Run], split: str) -> list[Group]:
-    """In the order in which their first runs were named."""
-    configs = [_settings(run) for run in runs]
-    together: dict[str, list[int]] = {}
-    for number, config in enumerate(configs):
-        key = json.dumps({k: v for k, v in config.items() if k not in _NOT_SETTINGS}, sort_keys=True)
-        together.setdefault(key, []).append(number)
-    keys, labels = _labels([configs[members[0]] for members in together.values()])
-    groups = []
-    for place, (members, label) in enumerate(zip(together.values(), labels, strict=True)):
-        style = {
-            "color": figures.COLOURS[place % len(figures.COLOURS)],
-            "linestyle": figures.LINES[place % len(figures.LINES)],
-        }
-        curves = [over_clips(per_frame(runs[m], split), "psnr")[::2] for m in members]
-        if len({len(frames) for frames, _ in curves}) > 1:
-            names = ", ".join(runs[m].folder.name for m in members)
-            raise UserError(f"{names}: evaluated on frames of different number", "validate them alike")
-        seeds = [configs[m].get("seed", "") for m in members]
-        numbers = [_summary(runs[m], split) for m in members]
-        groups.append(Group(label or runs[members[0]].label, keys, style, seeds, curves, numbers))
-    return groups
+def _range(values: Any) -> str:
+    known = [int(value) for value in values if value is not None]
+    if not known:
+        return ""
+    return str(known[0]) if min(known) == max(known) else f"{min(known)} to {max(known)}"
 
 
-def _labels(configs: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """The keys that are not the same in all, and for each setting their values; empty where there is one."""
-    flat = [dict(_leaves(config)) for config in configs]
-    keys = [
-        key
-        for key in dict.fromkeys(k for each in flat for k in each)
-        if key.split(".")[0] not in _NOT_SETTINGS
-    ]
-    differ = [key for key in keys if len({json.dumps(each.get(key)) for each in flat}) > 1]
-    labels = [", ".join(f"{key.split('.')[-1]} {_short(each.get(key))}" for key in differ) for each in flat]
-    return ", ".join(differ), labels
+def _cell(values: np.ndarray, digits: int) -> str:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return "not finite"
+    spread = f" ± {finite.std(ddof=1):.{digits}f}" if len(finite) > 1 else ""
+    lost = f" ({len(values) - len(finite)} of {len(values)} not finite)" if len(finite) < len(values) else ""
+    return f"{finite.mean():.{digits}f}{spread}{lost}"
 
 
-def _leaves(config: Mapping[str, Any], path: str = "") -> Any:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    path = run.folder / "config.yaml"
-    if not path.is_file():
-        raise AbsentError(f"there is no {path}", "a comparison tells settings apart by it")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no settings")
-    return content
-
-
-def _summary(run: Run, split: str) -> dict[str, Any]:
-    path = run.folder / "eval" / split / "metrics.json"
-    if not path.is_file():
-        raise AbsentError(f"there is no {path}", f"run `cvae validate {run.folder} --split {split}` first")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        float(content["psnr"]), float(content["baselines"]["repeat_last_past"]["psnr"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error!r})", f"run `cvae validate {run.folder} --split {split}` again"
-        ) from error
-    return dict(content)
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

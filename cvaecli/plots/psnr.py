@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,73 +10,81 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..errors import UserError
-from . import figures
-from .figures import Request, Run
-from .tables import Array, read_table
+from .. import evaluations
+from ..tables import Array
+from . import protocols, style
+from .runs import Request, Run
 
 _Curve = tuple[str, str, dict[str, Any]]  # column, label, style
 
 _BASELINES: list[_Curve] = [
     (
         "repeat_last_past",
-        "repeat last past",
-        {"color": "0.35", "linestyle": figures.DASHED, "linewidth": 0.7, "marker": ""},
+        "repeating the last given frame",
+        {"color": "0.35", "linestyle": style.DASHED, "linewidth": 0.7, "marker": ""},
     ),
     (
         "mean_frame",
-        "mean frame",
-        {"color": "0.55", "linestyle": figures.DOTTED, "linewidth": 0.9, "marker": ""},
+        "the clip's mean frame",
+        {"color": "0.55", "linestyle": style.DOTTED, "linewidth": 0.9, "marker": ""},
     ),
 ]
 _COMPANIONS: list[_Curve] = [
-    ("psnr_best", "best sample", {"color": figures.COLOURS[2], "linewidth": 0.8}),
-    ("psnr_worst", "worst sample", {"color": figures.COLOURS[2], "linewidth": 0.5, "marker": ""}),
-    ("psnr_one_step", "one step", {"color": figures.COLOURS[1], "linewidth": 0.8}),
+    ("psnr_best", "best sample", {"color": style.COLOURS[2], "linewidth": 0.8}),
+    ("psnr_worst", "worst sample", {"color": style.COLOURS[2], "linewidth": 0.5, "marker": ""}),
+    ("psnr_one_step", "one step (true previous frame fed)", {"color": style.COLOURS[1], "linewidth": 0.8}),
     *_BASELINES,
 ]
-# What must agree before decibels are compared; device, seed and checkpoint may differ
-_PROTOCOL = (
-    "split",
-    "n_past",
-    "n_future",
-    "samples",
-    "prior",
-    "conditions",
-    "batch_norm",
-    "psnr",
-    "frame_size",
-    "data_fingerprint",
+_PER_CHANNEL: _Curve = (
+    "psnr_per_channel",
+    "rollout, mean of the channels' PSNRs",
+    {"color": style.COLOURS[3], "linestyle": style.DASHED, "linewidth": 0.9},
 )
 
 
 def psnr_figure(request: Request) -> Figure:
-    """PSNR against frame: of one run with its companions, of several runs side by side.
+    """PSNR of each frame: of one run with its companions, of several runs side by side.
+
+    PSNR is of one error over all channels. The robot literature averages the PSNRs of the channels instead.
+    For robot data that average is shown too: as a line, or for several runs as a number in the legend.
 
     Raises:
-        AbsentError: a run has no per_frame.csv of the split.
+        AbsentError: no run has a per_frame.csv of the split.
         UserError: a damaged file.
     """
-    split = request.split or common_split(request.runs)
-    tables = [per_frame(run, split) for run in request.runs]
-    figure, [axes] = figures.new_figure(3.2)
+    split = request.split or protocols.best_split(request.runs)
+    found = request.each(lambda run: evaluations.read_per_frame(run.folder, split))
+    figure, [axes] = style.new_figure(2.4)
     handles = []
-    for run, table in zip(request.runs, tables, strict=True):
-        first = run.label if request.comparison else "rollout"
+    for run, table in found:
+        if request.comparison:
+            handles.append(_line(axes, table, "psnr", run.label, run.style, _per_channel(run, table)))
+            continue
         # On top: where no step needs the one before, one step is the rollout.
-        curves: list[_Curve] = [("psnr", first, {**run.style, "zorder": 2.5})]
-        if not request.comparison:
-            curves += _COMPANIONS
-            _band(axes, table, run)
-        handles += [_psnr_line(axes, table, *curve) for curve in curves]
-    if request.comparison and _same_baselines(tables):
-        handles += [_psnr_line(axes, tables[0], *curve) for curve in _BASELINES]
-    axes.set_ylabel("PSNR (dB)")
-    figures.x_axis(axes, "frame")
-    title = protocols(request.runs, split, tables)
-    title = f"{request.title}: {title}" if request.title else title
-    figures.legend(figure, [handle for handle in handles if handle is not None], title)
+        handles.append(_line(axes, table, "psnr", "rollout", {**run.style, "zorder": 2.5}))
+        companions = [_PER_CHANNEL, *_COMPANIONS] if is_robot(run) else _COMPANIONS
+        handles += [_line(axes, table, *curve) for curve in companions]
+        _band(axes, table, run)
+    if request.comparison and _same_baselines([table for _, table in found]):
+        handles += [_line(axes, found[0][1], *curve) for curve in _BASELINES]
+    axes.set_ylabel("PSNR over all channels (dB)" if any(is_robot(run) for run, _ in found) else "PSNR (dB)")
+    style.x_axis(axes, "frame")
+    style.show_hidden(axes)
+    style.legend(figure, [h for h in handles if h is not None], request.title(protocol_line(found, split)))
     return figure
+
+
+def is_robot(run: Run) -> bool:
+    """Whether the run was trained on robot data."""
+    data = run.config.get("data")
+    return isinstance(data, dict) and data.get("kind") == "robot"
+
+
+def _per_channel(run: Run, table: dict[str, Array]) -> str:
+    """The number that the robot literature quotes; empty for other data, or where it was not measured."""
+    if not is_robot(run) or not np.isfinite(table["psnr_per_channel"]).any():
+        return ""
+    return f"; per channel {data_set_mean(table, 'psnr_per_channel'):.2f}"
 
 
 def _band(axes: Axes, table: dict[str, Array], run: Run) -> None:
@@ -85,38 +92,24 @@ def _band(axes: Axes, table: dict[str, Array], run: Run) -> None:
     colour = run.colour
     frames, low, _, high = over_clips(table, "psnr")
     if np.isfinite(table["psnr_worst"]).all() and not np.allclose(table["psnr_worst"], table["psnr"]):
-        colour = figures.COLOURS[2]
+        colour = style.COLOURS[2]
         low, high = over_clips(table, "psnr_worst")[2], over_clips(table, "psnr_best")[2]
     if (high > low).any():
         axes.fill_between(frames, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _psnr_line(
-    axes: Axes, table: dict[str, Array], column: str, label: str, style: dict[str, Any]
+def _line(
+    axes: Axes, table: dict[str, Array], column: str, label: str, look: dict[str, Any], more: str = ""
 ) -> Line2D | None:
     """One curve with its mean in the legend; None where the file has no such column, or a copy of psnr."""
     values = table[column]
     if not np.isfinite(values).any() or (
-        column in ("psnr_best", "psnr_worst") and np.allclose(values, table["psnr"])
+        column in ("psnr_best", "psnr_worst") and np.allclose(values, table["psnr"], equal_nan=True)
     ):
         return None
     frames, _, mean, _ = over_clips(table, column)
-    label = f"{label} (mean {_data_set_mean(table, column):.2f} dB)"
-    return figures.line(axes, frames, mean, label=label, **style)
-
-
-def per_frame(run: Run, split: str) -> dict[str, Array]:
-    optional = ["psnr_one_step", "psnr_best", "psnr_worst", "repeat_last_past", "mean_frame"]
-    path = run.folder / "eval" / split / "per_frame.csv"
-    remedy = f"run `cvae validate {run.folder}` first"
-    return read_table(path, ["frame", "psnr"], optional, text="clip", remedy=remedy)
-
-
-def common_split(runs: Sequence[Run]) -> str:
-    """val if all runs have it, else another that they share; val too where none is, for the message."""
-    have = [{path.parent.name for path in run.folder.glob("eval/*/per_frame.csv")} for run in runs]
-    shared = sorted(set.intersection(*have))
-    return "val" if "val" in shared or not shared else shared[0]
+    label = f"{label} ({mean_in_words(table, column)}{more})"
+    return style.line(axes, frames, mean, label=label, **look)
 
 
 def over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Array, Array]:
@@ -131,14 +124,22 @@ def over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Arra
     return frames, low, mean, high
 
 
-def _data_set_mean(table: dict[str, Array], column: str) -> float:
-    """Mean over clips of each clip's mean over its predicted frames, dB."""
+def data_set_mean(table: dict[str, Array], column: str) -> float:
+    """Mean over clips of each clip's mean over its predicted frames; NaN where any of them is not finite."""
     clips = [table[column][table["clip"] == clip] for clip in np.unique(table["clip"])]
-    return float(np.mean([np.nanmean(clip) for clip in clips if np.isfinite(clip).any()]))
+    return float(np.mean([clip.mean() for clip in clips]))
+
+
+def mean_in_words(table: dict[str, Array], column: str) -> str:
+    """``mean 24.10 dB``; or how many frames have no finite value, for then there is no mean."""
+    lost = int((~np.isfinite(table[column])).sum())
+    if lost:
+        return f"not finite in {lost} of {len(table[column])} frames"
+    return f"mean {data_set_mean(table, column):.2f} dB"
 
 
 def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:
-    """Whether the runs were scored on the same frames: only then is one trivial predictor theirs all."""
+    """Whether the runs were scored on the same frames: only then do they share the trivial predictors."""
     first = tables[0]["repeat_last_past"]
     return all(
         table["repeat_last_past"].shape == first.shape
@@ -147,28 +148,10 @@ def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:
     )
 
 
-def protocols(runs: Sequence[Run], split: str, tables: Sequence[dict[str, Array]]) -> str:
-    """What was measured and how, in a line; where runs were not measured alike, what differs."""
-    found = [_protocol(run, split) for run in runs]
-    protocol, table = found[0], tables[0]
-    clips = len(np.unique(table["clip"]))
-    words = [split, f"{len(table['psnr'])} predicted frames" + (f" of {clips} clips" if clips > 1 else "")]
-    if "prior" in protocol:
-        words.append(f"prior {protocol['prior']}")
-    if "samples" in protocol:
-        words.append(f"n = {protocol['samples']}")
-    known = [each for each in found if each]
-    differ = [key for key in _PROTOCOL if any(each.get(key) != known[0].get(key) for each in known)]
-    return ", ".join(words) + (f"; PROTOCOLS DIFFER: {', '.join(differ)}" if differ else "")
-
-
-def _protocol(run: Run, split: str) -> dict[str, Any]:
-    path = run.folder / "eval" / split / "metrics.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: {error}", f"run `cvae validate {run.folder}` again") from error
-    protocol = content.get("protocol") if isinstance(content, dict) else None
-    return protocol if isinstance(protocol, dict) else {}
+def protocol_line(found: Sequence[tuple[Run, dict[str, Array]]], split: str) -> str:
+    """What was measured and how; where runs were not measured alike, what differs."""
+    known = [protocols.read_protocol(run, split) for run, _ in found]
+    first = found[0][1]
+    line = protocols.describe(split, known[0], len(first["psnr"]), len(np.unique(first["clip"])))
+    differ = [protocols.against(key, values) for key, values in protocols.differing(known).items()]
+    return line if not differ else f"PROTOCOLS DIFFER, these numbers do not compare: {', '.join(differ)}"

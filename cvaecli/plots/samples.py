@@ -1,35 +1,33 @@
 """Sampled futures beside the truth, from predictions/*-futures.npz: one block of pictures a run.
 
-Below the samples, how far they differ from pixel to pixel; below the blocks, how far from frame to frame.
+The last row of a block shows how far the samples differ at each pixel. The curves below the blocks show how
+far they differ in each frame.
 """
 
 from __future__ import annotations
 
-import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from .. import evaluations
 from ..errors import UserError
-from . import figures
-from .figures import Request, Run
-from .tables import AbsentError, Array
-
-Picture = npt.NDArray[np.uint8]
+from ..tables import AbsentError, Array
+from . import style
+from .pictures import Picture, draw_rows, row_height
+from .runs import Request, Run
 
 SHOWN = 4  # samples that are drawn; all of them count in the spread
 COLUMNS = {1: 10, 2: 5}  # moments drawn, by how many blocks share the page's width
 _HEAT = mpl.colormaps["inferno"]
-_GAP = 2  # white pixels between pictures
 
 
 class Futures(NamedTuple):
@@ -56,65 +54,54 @@ def samples_figure(request: Request) -> Figure:
     """One block a run: truth, samples, spread; then the spread of every frame, a line a run.
 
     Raises:
-        AbsentError: a run has no sampled futures that the others have too.
+        AbsentError: no run has sampled futures.
         UserError: a damaged file.
     """
-    name = _common(request.runs, request.split)
-    found = [_read(run.folder / "predictions" / f"{name}-futures.npz") for run in request.runs]
+    name = _common(request)
+    found = request.each(lambda run: _read(run, name))
+    runs, futures = [run for run, _ in found], [each for _, each in found]
     across = min(len(found), 2)
     down = -(-len(found) // across)
-    height, width = found[0].truth.shape[1:3]
-    shown = min(SHOWN, min(len(each.samples) for each in found))
-    block = (figures.WIDTH / across - 0.65) * (shown + 2) * height / (COLUMNS[across] * width) + 0.65
-    figure = Figure(figsize=(figures.WIDTH, down * block + 2.2), layout="constrained")
+    shown = min(SHOWN, min(len(each.samples) for each in futures))
+    titles = [_title(run, name, alone=across == 1) for run in runs]
+    room = 0.5 + 0.13 * max(text.count("\n") + 1 for text in titles)
+    block = (style.WIDTH / across - 0.65) * (shown + 2) * row_height(futures[0].truth, COLUMNS[across]) + room
+    figure = Figure(figsize=(style.WIDTH, down * block + 2.2), layout="constrained")
     above, below = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[down * block + 0.45, 1.75])))
     grid = above.subplots(down, across, squeeze=False)
-    most = max(float(each.spread.max()) for each in found) or 1.0
+    most = max(float(each.spread.max()) for each in futures) or 1.0
     for axes in grid.flat[len(found) :]:
         axes.set_axis_off()
-    for axes, run, each in zip(grid.flat, request.runs, found, strict=False):
+    for axes, title, each in zip(grid.flat, titles, futures, strict=False):
         _draw(axes, each, COLUMNS[across], shown, most)
-        title = (run.label, *_numbers(run, name.rpartition("-")[0]))
-        axes.set_title("\n".join(title), fontsize=7.5, loc="left", x=-0.2 if across > 1 else -0.1)
+        axes.set_title(title, fontsize=7.5, loc="left", x=0)
     heat = ScalarMappable(Normalize(0, most), _HEAT)
     bar = above.colorbar(heat, ax=grid, location="bottom", shrink=0.4, aspect=40, pad=0.01)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("spread: standard deviation over the samples, white being 1", fontsize=7.5)
-    _curves(below.subplots(), request.runs, found)
+    bar.set_label("spread: standard deviation over the samples (1 is white)", fontsize=7.5)
+    _curves(below.subplots(), runs, futures)
     return figure
 
 
 def _draw(axes: Axes, futures: Futures, columns: int, shown: int, most: float) -> None:
-    """Rows of pictures as one image; ``most`` is the spread that the brightest colour stands for."""
+    """Truth, samples and spread at some moments; ``most`` is the spread of the brightest colour."""
     K = len(futures.samples[0])
     chosen = np.unique(np.linspace(0, K - 1, min(columns, K)).round().astype(int))
     heat = (_HEAT(futures.spread[chosen] / most)[..., :3] * 255).astype(np.uint8)
-    rows = [futures.truth[futures.first :][chosen], *futures.samples[:shown, chosen], heat]
-    H, W = rows[0].shape[1:3]
-    page = np.full((len(rows) * (H + _GAP), len(chosen) * (W + _GAP), 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            page[r * (H + _GAP) :, c * (W + _GAP) :][:H, :W] = picture
-    axes.imshow(page, interpolation="nearest")
-    names = ["truth", *(f"sample {n + 1}" for n in range(shown)), "spread"]
-    axes.set_yticks([r * (H + _GAP) + H / 2 for r in range(len(rows))], names, fontsize=7.5)
-    axes.set_xticks(
-        [c * (W + _GAP) + W / 2 for c in range(len(chosen))], chosen + futures.first, fontsize=7.5
-    )
-    axes.tick_params(length=0, pad=1)
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    samples = {f"sample {n + 1}": futures.samples[n, chosen] for n in range(shown)}
+    rows = {"truth": futures.truth[futures.first :][chosen], **samples, "spread": heat}
+    draw_rows(axes, rows, chosen + futures.first)
 
 
 def _curves(axes: Axes, runs: Sequence[Run], found: Sequence[Futures]) -> None:
     """The spread of every frame, a line a run."""
     for run, futures in zip(runs, found, strict=True):
         at = np.arange(futures.first, len(futures.truth), dtype=float)
-        figures.line(axes, at, futures.spread.mean((1, 2)), label=run.label, **run.style)
+        style.line(axes, at, futures.spread.mean((1, 2)), label=style.wrap(run.label, 34), **run.style)
     axes.set_ylim(bottom=0)
+    style.show_hidden(axes)
     axes.set_ylabel("spread, mean over pixels", fontsize=7.5)
-    figures.x_axis(axes, "frame of this clip")
+    style.x_axis(axes, "frame of this clip")
     if len(runs) > 1:
         axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -122,20 +109,25 @@ def _curves(axes: Axes, runs: Sequence[Run], found: Sequence[Futures]) -> None:
 # ---------------------------------------------------------------- files
 
 
-def _common(runs: Sequence[Run], split: str | None) -> str:
-    """The clip, as ``<split>-<sequence>``, of which all runs have futures; the one last sampled."""
-    have = []
-    for run in runs:
-        paths = (run.folder / "predictions").glob(f"{split or '*'}-*-futures.npz")
-        have.append({path.name.removesuffix("-futures.npz"): path.stat().st_mtime for path in paths})
-    shared = set.intersection(*(set(each) for each in have))
-    if not shared:
-        folders = " ".join(str(run.folder) for run in runs)
-        raise AbsentError(f"no futures of one clip for {folders}", f"run `cvae plot samples {folders}`")
-    return max(sorted(shared), key=lambda name: min(each[name] for each in have))
+def _common(request: Request) -> str:
+    """The clip, as ``<split>-<sequence>``, of which most runs have futures; of several the last sampled."""
+    have: Counter[str] = Counter()
+    when: dict[str, float] = {}
+    for run in request.runs:
+        for path in (run.folder / "predictions").glob(f"{request.split or '*'}-*-futures.npz"):
+            name = path.name.removesuffix("-futures.npz")
+            have[name] += 1
+            when[name] = min(when.get(name, np.inf), path.stat().st_mtime)
+    if not have:
+        folders = " ".join(str(run.folder) for run in request.runs)
+        raise AbsentError(f"no sampled futures in {folders}", f"run `cvae plot samples {folders}`")
+    return max(sorted(have), key=lambda name: (have[name], when[name]))
 
 
-def _read(path: Path) -> Futures:
+def _read(run: Run, name: str) -> Futures:
+    path = run.folder / "predictions" / f"{name}-futures.npz"
+    if not path.is_file():
+        raise AbsentError(f"there is no {path}", f"run `cvae plot samples {run.folder}`")
     try:
         with np.load(path) as file:
             return Futures(file["truth"], file["samples"], int(file["first"]))
@@ -143,16 +135,23 @@ def _read(path: Path) -> Futures:
         raise UserError(f"{path}: is damaged ({error})", "run `cvae plot samples` again") from error
 
 
+def _title(run: Run, name: str, *, alone: bool) -> str:
+    """What the run is, and what its last evaluation of the split says."""
+    lines = [run.title if alone else run.label, *_numbers(run, name.rpartition("-")[0])]
+    return "\n".join(style.wrap(line, 96 if alone else 44) for line in lines)
+
+
 def _numbers(run: Run, split: str) -> list[str]:
-    """What the run's last validation of the split says; nothing where it had one sample, or was none."""
+    """Best, mean and worst sample; nothing where the evaluation had one sample, or there is none."""
     try:
-        content = json.loads((run.folder / "eval" / split / "metrics.json").read_text(encoding="utf-8"))
-        n, psnr = content["protocol"]["samples"], content["psnr"]
-        best, worst = content["psnr_best_of_samples"], content["psnr_worst_of_samples"]
-        diversity, kl = content["diversity"], content["kl"]
-        if n < 2:
-            return []
-        decibels = f"{split}: best of {n} {best:.2f}, mean {psnr:.2f}, worst {worst:.2f} dB"
-        return [decibels, f"diversity {diversity:.4f}, KL {kl:.2f} nats"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = evaluations.read_summary(run.folder, split)
+    except AbsentError:
         return []
+    n, diversity, kl = content["protocol"].get("samples", 1), content.get("diversity"), content.get("kl")
+    best, worst = content.get("psnr_best_of_samples"), content.get("psnr_worst_of_samples")
+    if n < 2 or None in (best, worst, diversity, kl, content["psnr"]):
+        return []
+    return [
+        f"{split}: best of {n} {best:.2f}, mean {content['psnr']:.2f}, worst {worst:.2f} dB",
+        f"diversity {diversity:.4f}, KL {kl:.2f} nats",
+    ]

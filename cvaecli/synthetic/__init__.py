@@ -1,1 +1,1 @@
-"""The built-in data sets: a dancer in a room, and a robot arm that pushes things."""
+"""Built-in data sets: a dancer in a room, and a robot arm that pushes objects about."""

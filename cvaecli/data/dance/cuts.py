@@ -1,17 +1,17 @@
 """Where clips begin and end: a ``clips.csv``, gaps in the numbering, and cuts found in the pictures.
 
-Two signs of a cut are known, both meant to stay silent when in doubt: a false cut in a validation
-clip changes what is measured, a missed one spoils a few training windows.
+There are two signs of a cut. In doubt neither reports one: a false cut in a validation clip changes what
+is measured, while a missed cut only spoils a few training windows.
 
 Jump
-    The step between two pictures is far larger than the steps around it, and the pictures before and
-    after stay apart (one odd picture is a flash, not a cut): another scene. The factor is high
-    because real footage jumps too: frames that a camera dropped move a near person by up to six times
-    the usual step within one clip.
+    The difference between two pictures is far larger than the differences around it, and the pictures
+    before and after stay different (one odd picture is a flash, not a cut). The factor is high because
+    differences jump within a clip too: where a camera dropped frames, a near person moves by up to six
+    times the usual step.
 Held label
-    In some sets labelled by a pose detector the first label of each clip repeats the
-    second one while the pictures move on. Clips that continue each other show no jump at all; this is
-    their only mark. It counts only where the folder's own first pair, a sure beginning, has it.
+    In some sets that a pose detector labelled, the first label of each clip equals the second one while
+    the pictures move on. Clips that continue each other have no jump, and this is their only mark. It
+    counts only if the folder's own first two labels, which surely begin a clip, are equal.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from ..images import chunks
 from ..report import spans
 
 JUMP_FACTOR = 8.0
-"""A cut's step is more than so many times the median step around it (real dropped frames: up to 6)."""
+"""A cut's step is more than so many times the median step around it (dropped frames: up to 6 times)."""
 NEIGHBOURS = 12
-"""Steps on either side that the median is taken over."""
+"""Steps on either side over which the median is taken."""
 STILL = 0.5
-"""Steps (grey levels of 255, mean over a picture) below this count as this: still scenes have noise."""
+"""Smaller steps (mean over a picture, in grey levels of 255) count as this: still scenes have noise."""
 BLANK = 8
-"""A label whose values span no more than this shows nothing: blank ones repeat whenever a detector fails."""
+"""A label whose values span no more than this is blank. Blank ones repeat whenever a detector fails."""
 HELD_SHARE = 0.02
-"""Held labels in more than this share of steps are people standing still, not beginnings of clips."""
+"""Labels that repeat in more than this share of steps are people standing still, not clips beginning."""
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Indices of the first frames of clips, without 0: by jump in the pictures, by held label."""
+    """Indices of the first frames of clips, without 0: those found by a jump, and by a held label."""
 
     jumps: list[int]
     held: list[int]
 
 
 def find(frames: Bytes, labels: Bytes) -> Cuts:
-    """Finds cuts in a folder's decoded pictures and labels (uint8 ``[N, C, H, W]`` both)."""
+    """Finds cuts in a folder's decoded pictures and labels (both uint8 ``[N, C, H, W]``)."""
     step = _steps(frames)  # step[i] leads from picture i to i + 1
     usual = np.array([_around(step, i) for i in range(len(step))])
     limit = JUMP_FACTOR * np.maximum(usual, STILL)
@@ -91,7 +91,7 @@ def white_share(values: Bytes) -> float:
 
 @dataclass
 class Table:
-    """A ``clips.csv``: per split the (first, last) file numbers of its clips, and what is wrong with it."""
+    """A ``clips.csv``: by split the (first, last) file numbers of its clips, and what is wrong with it."""
 
     clips: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ def read_table(path: Path, numbers: Mapping[str, Sequence[int]]) -> Table:
 
     Args:
         path: the file.
-        numbers: per split the sorted numbers of its frames.
+        numbers: by split, the sorted numbers of its frames.
     """
     table = Table()
     try:
@@ -114,7 +114,7 @@ def read_table(path: Path, numbers: Mapping[str, Sequence[int]]) -> Table:
         return table
     except (UnicodeDecodeError, csv.Error):
         table.faults.append(
-            f"{path.name}: not a text file with comma-separated values; write it anew or remove it"
+            f"{path.name}: not a text file with comma-separated values; write it again or remove it"
         )
         return table
     if not rows or [cell.strip().lower() for cell in rows[0]] != ["split", "first", "last"]:
@@ -149,7 +149,7 @@ def _read_row(
     if split not in ("train", "val"):
         return f"unknown split {split!r}; use train or val (test sequences have folders of their own)"
     if not all(cell.isascii() and cell.isdigit() and len(cell) <= 18 for cell in cells[1:]):
-        return f"{cells[1]!r}, {cells[2]!r}: first and last must be whole numbers from 0 on"
+        return f"{cells[1]!r}, {cells[2]!r}: first and last must be whole numbers, 0 or more"
     if split not in numbers:
         return f"there are no {split} frames"
     first, last = int(cells[1]), int(cells[2])
@@ -172,12 +172,12 @@ def _read_row(
 
 
 def _stride(numbers: Sequence[int]) -> int:
-    """Distance of consecutive numbers where it is the same throughout (0, 2, 4, ...), else 1."""
+    """The distance between consecutive numbers if it is always the same (0, 2, 4, ...), else 1."""
     steps = {b - a for a, b in itertools.pairwise(numbers)}
     return steps.pop() if len(steps) == 1 else 1
 
 
 def gaps(numbers: Sequence[int]) -> list[int]:
-    """Indices before which the numbering skips; none where it goes up in equal steps throughout."""
+    """Indices before which the numbering skips; none if it goes up in equal steps throughout."""
     step = _stride(numbers)
     return [i + 1 for i, (a, b) in enumerate(itertools.pairwise(numbers)) if b - a != step]

@@ -8,7 +8,7 @@
     test_ground_truth/S/N.png                           optional: the true frames of S (also below test/)
     clips.csv                                           optional: split,first,last (see `cuts`)
 
-Names are ``N.png`` or ``frameNNNNNN.png`` from any first number on; sizes may differ.
+Names are ``N.png`` or ``frameNNNNNN.png``, from any first number; sizes may differ.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..cache import Rows, Writer
 from ..images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
-from ..report import Report, capped, spans
+from ..kinds import Progress
+from ..report import Report, Sizes, capped, size_warnings, spans
 from . import cuts
 
-Progress = Callable[[int, int], None]
 FOLDERS = ("train", "val", "test")
-SIZES_NAMED = 3
 CLIPS_NAMED = 6
 WHITE = 0.5
-"""Labels are drawn on white: frames whiter than this beside labels that are not have changed places."""
+"""Labels are drawn on white. If more of the frames is white than this share, and little of the labels is,
+the two folders are exchanged."""
 
 
 @dataclass
 class Strip:
-    """The pictures of one folder (train, val) or test sequence, as listed: nothing is decoded yet.
+    """The pictures of one folder (train, val) or test sequence as listed; nothing is decoded yet.
 
-    ``numbers`` are those of the labels; the frames are those of the first ``len(frames)`` of them.
+    ``numbers`` are those of the labels. The frames have the first ``len(frames)`` of these numbers.
     """
 
     split: str
@@ -56,20 +57,21 @@ class Strip:
         return self.name.replace("/", "-")
 
 
-def is_dance(root: Path) -> bool:
-    """Whether the dance layout is clearly meant, complete or not."""
-    names = [f"{split}/{split}_{part}" for split in FOLDERS for part in ("img", "label")]
-    return any((root / name).is_dir() for name in names)
-
-
 @dataclass
 class Dance:
-    """A data set in the dance layout: `__init__` lists it, `convert` decodes it.
+    """A data set in the dance layout; see `Source`. Making one lists it, `convert` decodes it.
 
     Attributes:
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
+
+    lends_val: ClassVar[bool] = False
+    remedies: ClassVar[dict[str, str]] = {
+        "train": "training needs train/train_img and train/train_label; add them",
+        "val": "validation needs val/val_img and val/val_label; add them, or move frames there from train",
+        "test": "add test/test_img/S/0.png and test/test_label/S/N.png, or use another split",
+    }
 
     root: Path
     report: Report = field(default_factory=Report)
@@ -92,40 +94,34 @@ class Dance:
             self._read_table(path)
         self.files += [file for strip in self.strips for file in (*strip.frames, *strip.labels)]
 
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether at least one of the layout's folders is there."""
+        names = [f"{split}/{split}_{part}" for split in FOLDERS for part in ("img", "label")]
+        return any((root / name).is_dir() for name in names)
+
     @property
     def splits(self) -> set[str]:
         """The splits whose folder exists, good or not."""
         return {name for name in FOLDERS if (self.root / name).is_dir()}
 
-    @property
-    def pictures(self) -> int:
-        """Number of pictures to decode."""
-        return sum(len(strip.frames) + len(strip.labels) for strip in self.strips)
-
     def nbytes(self, height: int, width: int) -> int:
-        """Size of the decoded arrays."""
-        return self.pictures * 3 * height * width
+        """Size of the decoded arrays in bytes."""
+        pictures = sum(len(strip.frames) + len(strip.labels) for strip in self.strips)
+        return pictures * 3 * height * width
 
     def convert(self, writer: Writer, cut: str, height: int, width: int, progress: Progress | None) -> Report:
-        """Decodes every picture into ``writer`` and names the clips.
+        """Decodes every picture into ``writer`` and names the clips; see `Source.convert`.
 
-        Args:
-            writer: the cache entry to fill.
-            cut: ``auto`` or ``none``; a clips.csv wins over both.
-            height: frame height in pixels.
-            width: frame width in pixels.
-            progress: called with (pictures done, pictures in all).
-
-        Returns:
-            Faults and warnings of the pictures and a summary; no clips are named if there are faults.
+        A clips.csv wins over ``cut``.
         """
         found = Report()
         sizes = self._decode(writer, (3, height, width), found, progress)
         if found.faults or self.report.faults:
             return found
+        found.warnings += size_warnings(sizes, height, width)
         for strip in self.strips:
             frames, labels = (writer.get(f"{strip.array}-{part}") for part in ("frames", "labels"))
-            found.warnings += _sizes(strip, sizes[strip.name], width / height)
             if cuts.white_share(frames) > WHITE and cuts.white_share(labels) < 0.1:
                 found.warnings.append(
                     f"{strip.name}: the frames look like labels and the labels like photographs; "
@@ -158,7 +154,10 @@ class Dance:
         other = [path.name for path in inner if path.name.lower() in FOLDERS]
         if other:
             return f"{self.root}: rename {', '.join(other)} to lower case (train, val, test)"
-        return f"{self.root}: no train, val or test folder; frames go into train/train_img/N.png, and so on"
+        return (
+            f"{self.root}: no train, val or test folder; frames go into "
+            "train/train_img/N.png and label images into train/train_label/N.png, the same for val"
+        )
 
     def _list_split(self, split: str) -> None:
         images = self._listing(self.root / split / f"{split}_img")
@@ -170,7 +169,7 @@ class Dance:
         if images.files and labels.files:
             strip = Strip(split, split, numbers, list(images.files.values()), list(labels.files.values()))
             self.strips.append(strip)
-            every = sorted(images.files.keys() | labels.files.keys())  # what lacks its partner is told above
+            every = sorted(images.files.keys() | labels.files.keys())  # lone ones are reported above
             jumps = [f"{every[i - 1]} to {every[i]}" for i in cuts.gaps(every)]
             self.report.warnings += capped(
                 [
@@ -215,7 +214,7 @@ class Dance:
             f"{where}: no label between {numbers[i - 1]} and {numbers[i]}; every step needs one, add it"
             for i in cuts.gaps(numbers)
         ]
-        # Given frames stay what they are; the truth only continues them.
+        # Given frames are not replaced; the true frames only continue them.
         frames = {**true.files, **given.files}
         for kind, path, files in (("given", image, given.files), ("true", truth or image, frames)):
             if sorted(files) != numbers[: len(files)]:
@@ -228,7 +227,7 @@ class Dance:
         self.strips.append(Strip("test", f"test/{name}", numbers, ordered, list(labels.files.values())))
 
     def _listing(self, folder: Path, empty: str = "no frames (N.png or frameNNNNNN.png)") -> Listing | None:
-        """Lists a folder that must hold pictures; None, with a fault, where it is not there."""
+        """Lists a folder that must hold pictures; None, with a fault, where it does not exist."""
         if not self._usable(folder):
             return None
         listing = list_pictures(folder, self.root)
@@ -252,7 +251,7 @@ class Dance:
         return found
 
     def _usable(self, folder: Path) -> bool:
-        """Whether ``folder`` is a folder inside the root; adds a fault if not."""
+        """Whether ``folder`` is a readable folder inside the root; adds a fault if not."""
         for path in (folder.parent, folder):
             fault = link_fault(path, self.root) if path != self.root else None
             if fault is None and not path.is_dir():
@@ -280,7 +279,7 @@ class Dance:
 
     def _decode(
         self, writer: Writer, shape: tuple[int, int, int], found: Report, progress: Progress | None
-    ) -> dict[str, Counter[tuple[int, int]]]:
+    ) -> dict[str, Sizes]:
         """Decodes all pictures; returns how often each (width, height) occurs among each strip's frames."""
         jobs: list[tuple[Path, npt.NDArray[np.uint8]]] = []
         what: list[tuple[str, str, File]] = []
@@ -289,7 +288,7 @@ class Dance:
                 rows = writer.array(f"{strip.array}-{part}", (len(files), *shape))
                 jobs += [(self.root / file.name, rows[i]) for i, file in enumerate(files)]
                 what += [(strip.name, part, file) for file in files]
-        sizes: dict[str, Counter[tuple[int, int]]] = {strip.name: Counter() for strip in self.strips}
+        sizes: dict[str, Sizes] = {strip.name: Counter() for strip in self.strips}
         faults: list[str] = []
         for done, ((name, part, file), outcome) in enumerate(zip(what, decode_all(jobs), strict=True), 1):
             if isinstance(outcome, ImageError):
@@ -360,31 +359,13 @@ def _cut_warnings(strip: Strip, seen: cuts.Cuts) -> list[str]:
     )
     return [
         f"{strip.name}: cuts found at {spans([strip.numbers[i] for i in at])} ({why}); "
-        "to say otherwise write a clips.csv (split,first,last), or set data.cuts=none"
+        "if that is wrong, write a clips.csv (split,first,last), or set data.cuts=none"
         for at, why in signs
         if at
     ]
 
 
-def _sizes(strip: Strip, sizes: Counter[tuple[int, int]], aspect: float) -> list[str]:
-    lines = []
-    if len(sizes) > 1:
-        lines.append(f"{strip.name}: frames of different sizes ({_size_text(sizes)}); all are resized")
-    (width, height), _ = sizes.most_common(1)[0]
-    if abs(math.log(width / height / aspect)) > 0.05:
-        lines.append(
-            f"{strip.name}: frames are {width}x{height} (width x height); "
-            "data.width and data.height have other proportions, so they are stretched"
-        )
-    return lines
-
-
-def _size_text(sizes: Counter[tuple[int, int]]) -> str:
-    texts = [f"{width}x{height}: {count}" for (width, height), count in sizes.most_common(SIZES_NAMED)]
-    return ", ".join(texts) + (", ..." if len(sizes) > SIZES_NAMED else "")
-
-
-def _summary(strip: Strip, clips: Sequence[tuple[str, int, int]], sizes: Counter[tuple[int, int]]) -> str:
+def _summary(strip: Strip, clips: Sequence[tuple[str, int, int]], sizes: Sizes) -> str:
     (width, height), _ = sizes.most_common(1)[0]
     frames, labels, size = len(strip.frames), len(strip.labels), f"{width}x{height}"
     if strip.split == "test":

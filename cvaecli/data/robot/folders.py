@@ -1,14 +1,14 @@
-"""The processed robot layout: a folder a trajectory, with its frames and two tables of numbers.
+"""The folder layout of robot data: each trajectory is a folder with its frames and two tables of numbers.
 
 ::
 
-    {train,validate,test}/GROUP/N/{0,1,2,...}.png         one trajectory; GROUP is traj_A_to_B.tfrecords
-    {train,validate,test}/GROUP/N/actions.csv             a row a frame: dx, dy, dz, gripper
-    {train,validate,test}/GROUP/N/endeffector_positions.csv   a row a frame: x, y, z
+    {train,validate,test}/GROUP/N/{0,1,2,...}.png             one trajectory; GROUP is traj_A_to_B.tfrecords
+    {train,validate,test}/GROUP/N/actions.csv                 a row per frame: dx, dy, dz, gripper
+    {train,validate,test}/GROUP/N/endeffector_positions.csv   a row per frame: x, y, z
 
-Trajectories may have any length and any size. Tables of another robot name their columns in a first
-row; then there may be any number of them, the same in the whole set. ``val`` for ``validate`` is fine,
-and so are trajectories without a group.
+Trajectories may have any length and frames any size. Tables of another robot name their columns in a
+first row; then there may be any number of columns, the same in the whole set. ``validate`` may be called
+``val``, and trajectories need not lie in groups.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,20 +35,23 @@ from ..images import (
     list_pictures,
     relative,
 )
-from ..report import Report, capped
-from . import common, table
-from .common import Floats, Sizes, Trajectory
+from ..kinds import Progress
+from ..report import Report, Sizes, capped
+from . import csv_table, trajectories
+from .condition import COLUMNS, Floats, shifted_condition
+from .trajectories import Trajectory
 
-TABLES = {"actions.csv": common.ACTION, "endeffector_positions.csv": common.POSITION}
+TABLES = {"actions.csv": "actions", "endeffector_positions.csv": "positions"}
+"""A trajectory's tables, and which part of the condition each holds."""
 CHUNK = 4096
-"""Pictures decoded before the next are queued: memory stays constant on a million of them."""
+"""Pictures that are queued for decoding at a time, so that memory does not grow with their number."""
 
 
 @dataclass
 class Folder:
-    """A trajectory as listed: nothing is decoded yet.
+    """A trajectory as listed; nothing is decoded yet.
 
-    ``length`` is the number of frames that the numbering says, missing ones included.
+    ``length`` is the number of frames by their numbering, missing ones included.
     """
 
     split: str
@@ -61,9 +63,10 @@ class Folder:
 
 @dataclass
 class Folders:
-    """A data set in the processed layout: `__init__` lists it, `convert` decodes it.
+    """A data set in the folder layout. Making one lists it, `convert` decodes it.
 
     Attributes:
+        base: the folder of train, validate and test: ``root``, or the folder in it that BAIR's archive makes.
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
@@ -77,47 +80,34 @@ class Folders:
     def __post_init__(self) -> None:
         self._odd: list[str] = []
         faults = self.report.faults
-        for split, paths in common.present(self.base).items():
+        for split, paths in trajectories.present(self.base).items():
             if len(paths) > 1:
                 names = " and ".join(relative(path, self.root) for path in paths)
                 faults.append(f"{names}: both are the {split} split; keep one of them")
             self._list_split(split, paths[0])
-        self.report.faults = common.at_most(faults, self.root)
-        self.report.warnings = common.at_most(self._odd, self.root)
+        self.report.faults = trajectories.at_most(faults, self.root)
+        self.report.warnings = trajectories.at_most(self._odd, self.root)
         self.files = [file for folder in self.folders for file in (*folder.frames, *folder.tables)]
 
     @property
     def splits(self) -> set[str]:
         """The splits whose folder exists, good or not."""
-        return set(common.present(self.base))
+        return set(trajectories.present(self.base))
 
     def nbytes(self, height: int, width: int) -> int:
         """Size of the decoded arrays."""
         return sum(len(folder.frames) for folder in self.folders) * (3 * height * width + 64)
 
-    def convert(
-        self, writer: Writer, cut: str, height: int, width: int, progress: Callable[[int, int], None] | None
-    ) -> Report:
-        """Decodes every picture and table into ``writer`` and names the clips.
-
-        Args:
-            writer: the cache entry to fill.
-            cut: not used: a trajectory is a clip.
-            height: frame height in pixels.
-            width: frame width in pixels.
-            progress: called with (pictures done, pictures in all).
-
-        Returns:
-            Faults and warnings of the contents and a summary; no clips are named if there are faults.
-        """
+    def convert(self, writer: Writer, height: int, width: int, progress: Progress | None) -> Report:
+        """Decodes every picture and table into ``writer`` and names the clips; see `Source.convert`."""
         found = Report()
-        numbers, names = self._read_tables(found)
+        numbers, columns = self._read_tables(found)
         sizes = self._decode(writer, height, width, found, progress)
         if found.faults or self.report.faults:
             return found
-        trajectories = []
+        items = []
         by_split: dict[str, Floats] = {}
-        for split in common.FOLDERS:
+        for split in trajectories.FOLDERS:
             folders = [folder for folder in self.folders if folder.split == split]
             if not folders:
                 continue
@@ -126,10 +116,10 @@ class Folders:
             start = 0
             for folder in folders:
                 stop = start + len(folder.frames)
-                condition[start:stop] = common.driving(*numbers[folder.name])
-                trajectories.append(Trajectory(split, folder.name, start, stop, split))
+                condition[start:stop] = shifted_condition(*numbers[folder.name])
+                items.append(Trajectory(split, folder.name, start, stop, split))
                 start = stop
-        common.finish(writer, found, trajectories, by_split, names, sizes, width / height)
+        trajectories.finish(writer, found, items, by_split, columns, sizes, height, width)
         writer.source = f"robot folders in {self.root}"
         writer.warnings = list(found.warnings)
         return found
@@ -154,15 +144,15 @@ class Folders:
             )
 
     def _inner(self, folder: Path) -> list[tuple[Path, bool]]:
-        """The folders in ``folder``, in order of their numbers, and whether each holds a trajectory."""
+        """The folders in ``folder``, in the order of their numbers, and whether each is a trajectory."""
         found = []
-        if fault := common.closed(folder, self.root):
+        if fault := trajectories.closed(folder, self.root):
             self.report.faults.append(fault)
             return []
         for entry in sorted(entries(folder, self.root, self.report.faults), key=lambda e: natural(e.name)):
             if not entry.is_dir():
                 self._odd.append(f"{relative(Path(entry.path), self.root)}: ignored, not a folder")
-            elif fault := common.closed(Path(entry.path), self.root):
+            elif fault := trajectories.closed(Path(entry.path), self.root):
                 self.report.faults.append(fault)
             else:
                 found.append((Path(entry.path), _holds_files(entry.path)))
@@ -182,22 +172,22 @@ class Folders:
             else:
                 faults.append(outcome)
         self.report.faults += faults
-        # A folder with faults is read as well, so that the faults in its files are told together with them.
+        # A folder with faults is read as well, so that the faults inside its files are reported at once.
         length = max([*listing.files, *listing.unusable], default=-1) + 1
         self.folders.append(Folder(split, where, length, list(listing.files.values()), tables))
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def _read_tables(self, found: Report) -> tuple[dict[str, list[Floats]], tuple[str, ...]]:
-        """Actions and positions by trajectory, and the names of all columns."""
+    def _read_tables(self, found: Report) -> tuple[dict[str, list[Floats]], dict[str, tuple[str, ...]]]:
+        """Actions and positions by trajectory, and the names of the columns by part."""
         numbers: dict[str, list[Floats]] = {}
-        first: dict[str, tuple[tuple[str, ...], str]] = {}
+        first: dict[str, tuple[tuple[str, ...], str]] = {}  # by part: columns, and the file they are from
         faults: list[str] = []
         for folder in self.folders:
             numbers[folder.name] = []
             for file in folder.tables:
-                part = Path(file.name).name
-                read = table.read(self.root / file.name, file.name, TABLES[part], folder.length)
+                part = TABLES[Path(file.name).name]
+                read = csv_table.read(self.root / file.name, file.name, COLUMNS[part], folder.length)
                 names, example = first.setdefault(part, (read.names, file.name))
                 if read.names != names and not read.faults:
                     read.faults.append(
@@ -206,8 +196,8 @@ class Folders:
                     )
                 faults += read.faults
                 numbers[folder.name].append(read.values)
-        found.faults += common.at_most(faults, self.root)
-        return numbers, tuple(name for part in TABLES if part in first for name in first[part][0])
+        found.faults += trajectories.at_most(faults, self.root)
+        return numbers, {part: first[part][0] for part in TABLES.values() if part in first}
 
     def _decode(
         self,
@@ -215,13 +205,13 @@ class Folders:
         height: int,
         width: int,
         found: Report,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> dict[str, Sizes]:
         """Decodes all pictures; returns how often each (width, height) occurs in each split."""
         sizes: dict[str, Sizes] = {}
         faults: list[str] = []
         done, total = 0, sum(len(folder.frames) for folder in self.folders)
-        for split in common.FOLDERS:
+        for split in trajectories.FOLDERS:
             files = [file for folder in self.folders if folder.split == split for file in folder.frames]
             rows = writer.array(f"{split}-frames", (len(files), 3, height, width)) if files else None
             sizes[split] = Counter()
@@ -239,12 +229,12 @@ class Folders:
                     if progress:
                         progress(done, total)
                 writer.release(f"{split}-frames")
-        found.faults += common.at_most(faults, self.root)
+        found.faults += trajectories.at_most(faults, self.root)
         return sizes
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts names by the numbers in them: traj_256_to_511 before traj_1024_to_1279."""
+    """A key that sorts names by the numbers in them: traj_256_to_511 before traj_1024_to_1279."""
     parts = re.split(r"([0-9]{1,18})", name)
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
@@ -259,12 +249,12 @@ def _holds_files(folder: str) -> bool:
 
 
 def _stat(path: Path, root: Path) -> File | str:
-    """A table as the directory shows it, or the line that says why it cannot be read."""
+    """Name, size and time of a table, or the line that says why it cannot be read."""
     name = relative(path, root)
     if fault := link_fault(path, root):
         return fault
     if not os.path.lexists(path):
-        return f"{name}: missing; add it, with a row a frame"
+        return f"{name}: missing; add it, with a row per frame"
     if not path.is_file():
         return f"{name}: not a file; remove it"
     info = path.stat()

@@ -2,22 +2,22 @@
 
 ::
 
-    softmotion30_44k/{train,test}/traj_A_to_B.tfrecords    a record a trajectory
+    softmotion30_44k/{train,test}/traj_A_to_B.tfrecords    a record per trajectory
 
 A record is a ``tf.train.Example`` with, for t = 0, 1, ..., ``t/action`` (4 floats),
 ``t/endeffector_pos`` (3 floats) and ``t/image_aux1/encoded`` (raw RGB, uint8 [64, 64, 3], in spite of its
-name). ``image_main``, the second camera, is passed over: evaluations use ``image_aux1``.
+name). ``image_main``, the second camera, is not read: published evaluations use ``image_aux1``.
 
 A conversion reads every file twice, in constant memory: first all checksums, messages and numbers, then, if
-nothing is wrong so far, the frames. A file that is done is a part of its own in the cache: after an
-interruption, or when a fault in another file is mended, those that are done are not read again.
+nothing is wrong so far, the frames. Each finished file is a part of its own in the cache. After an
+interruption, or when a fault in another file has been corrected, finished files are not read again.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,28 +28,29 @@ import numpy.typing as npt
 from .. import cache
 from ..cache import Writer
 from ..images import File, entries, link_fault, relative
-from ..report import Report, capped
-from . import common, tfrecord
-from .common import Floats, Sizes, Trajectory
+from ..kinds import Progress
+from ..report import Report, Sizes, capped
+from . import tfrecord, trajectories
+from .bair_record import BairRecord, copy_frames, read_record
+from .condition import COLUMNS, Floats, column_names, shifted_condition
 from .folders import natural
-from .shots import Shot, copy_frames, read_shot
 from .tfrecord import RecordError
+from .trajectories import Trajectory
 
-Progress = Callable[[int, int], None]
 SUFFIXES = (".tfrecords", ".tfrecord")
 MEGABYTE = 1024 * 1024
 RELEASE = 4096
-"""Frames after which the memory map's pages are let go: memory stays constant."""
+"""Frames after which the memory map's pages are freed, so that memory stays constant."""
 
 _RANGE = re.compile(r"traj_([0-9]{1,12})_to_([0-9]{1,12})")
 
 
 @dataclass
 class Records:
-    """A TFRecord data set: `__init__` lists its files, `convert` reads them.
+    """A TFRecord data set. Making one lists its files, `convert` reads them.
 
     Attributes:
-        base: the folder of train and test, or the one that holds record files itself.
+        base: the folder of train and test, or the folder that holds the record files itself.
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
@@ -61,11 +62,13 @@ class Records:
     files: list[File] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        there = common.present(self.base)
+        there = trajectories.present(self.base)
         if not there:
             split = {"test": "test", "validate": "val", "val": "val"}.get(self.base.name, "train")
             there = {split: [self.base]}
-            self.report.warnings.append(f"{self.base}: record files without train or test; taken as {split}")
+            self.report.warnings.append(
+                f"{self.base}: record files without a train or test folder; used as {split}"
+            )
         for split, paths in there.items():
             self.by_split[split] = [file for path in paths for file in self._list(path)]
             if not self.by_split[split] and not self.report.faults:
@@ -79,30 +82,23 @@ class Records:
         return set(self.by_split)
 
     def nbytes(self, height: int, width: int) -> int:
-        """Size of what is still to be decoded, told from the first record: one of two cameras is kept."""
-        share = 1.0
+        """Size in bytes of what is still to be decoded, estimated from the first record."""
+        share = 1.0  # of a file's bytes: one of two cameras is kept, at another size
         for file in self.files[:1]:
             try:
                 record = next(tfrecord.scan(self.root / file.name))
-                shot = read_shot(file.name, record)
-                share = len(shot.offsets) * 3 * height * width / len(record.payload)
+                length = len(read_record(file.name, record).offsets)
             except (RecordError, StopIteration):
-                pass  # told by `convert`
+                continue  # `convert` reports it
+            share = length * 3 * height * width / len(record.payload)
         left = [file for file in self.files if cache.arrays(_key(self.root, file, height, width)) is None]
         return int(share * sum(file.size for file in left))
 
-    def convert(self, writer: Writer, cut: str, height: int, width: int, progress: Progress | None) -> Report:
-        """Reads every record into ``writer`` and names the clips.
+    def convert(self, writer: Writer, height: int, width: int, progress: Progress | None) -> Report:
+        """Reads every record into ``writer`` and names the clips; see `Source.convert`.
 
-        Args:
-            writer: the cache entry to fill. If it resumes, files that were done are not read again.
-            cut: not used: a trajectory is a clip.
-            height: frame height in pixels.
-            width: frame width in pixels.
-            progress: called with (megabytes read, megabytes to read); every file is read twice.
-
-        Returns:
-            Faults and warnings of the contents and a summary; no clips are named if there are faults.
+        If ``writer`` resumes, files that were finished before are not read again. ``progress`` counts
+        megabytes; every file is read twice.
         """
         meter = _Meter(2 * sum(file.size for file in self.files), progress)
         work = Conversion(self.root, writer, (height, width), meter, not self.report.ok)
@@ -110,8 +106,8 @@ class Records:
             for number, file in enumerate(files):
                 work.add(split, f"{split}-{number}", file)
         found = work.found
-        found.warnings = common.at_most(found.warnings, self.root)
-        found.faults = common.at_most(found.faults, self.root)
+        found.warnings = trajectories.at_most(found.warnings, self.root)
+        found.faults = trajectories.at_most(found.faults, self.root)
         if found.ok and self.report.ok:
             work.finish()
         writer.source = f"TFRecords in {self.root}"
@@ -121,7 +117,7 @@ class Records:
     def _list(self, folder: Path) -> list[File]:
         files: list[File] = []
         odd: list[str] = []
-        if fault := common.closed(folder, self.root):
+        if fault := trajectories.closed(folder, self.root):
             self.report.faults.append(fault)
             return []
         for entry in sorted(entries(folder, self.root, self.report.faults), key=lambda e: natural(e.name)):
@@ -140,11 +136,11 @@ class Records:
 
 @dataclass
 class Conversion:
-    """Files turned one after the other into parts of an entry; see `Records.convert`.
+    """Turns files one after the other into parts of an entry; see `Records.convert`.
 
     Attributes:
-        size: height and width of the frames that are wanted.
-        only_check: there are faults already, so that frames need not be copied.
+        size: height and width of the frames after resizing.
+        only_check: there are faults already, so frames need not be copied.
     """
 
     root: Path
@@ -161,7 +157,7 @@ class Conversion:
         self._first: tuple[str, tuple[int, int]] | None = None  # a trajectory, and its numbers of columns
 
     def add(self, split: str, array: str, file: File) -> None:
-        """A file of the split; its rows become ``ARRAY-frames`` and ``ARRAY-condition``."""
+        """Adds a file of the split; its rows become ``ARRAY-frames`` and ``ARRAY-condition``."""
         key = _key(self.root, file, *self.size)
         part = cache.arrays(key) if self.writer.resume else None
         if part is not None:
@@ -171,16 +167,16 @@ class Conversion:
         if part is None or not self._agree(f"{_base(file)}/0", (part["columns"][0], part["columns"][1])):
             return
         named = _RANGE.search(Path(file.name).name)
-        count = len(part["shots"])
+        count = len(part["trajectories"])
         if named and count != (says := int(named[2]) - int(named[1]) + 1):
             self.found.warnings.append(
-                f"{file.name}: holds {count} of the {says} trajectories that its name says"
+                f"{file.name}: holds {count} of the {says} trajectories that its name says; is it complete?"
             )
         for name in ("frames", "condition"):
             self.writer.adopt(f"{array}-{name}", key, name)
         tables, sizes = self._numbers.setdefault(split, []), self._sizes.setdefault(split, Counter())
         start = origin = sum(map(len, tables))
-        for number, (steps, side) in enumerate(part["shots"].tolist()):
+        for number, (steps, side) in enumerate(part["trajectories"].tolist()):
             name = f"{_base(file)}/{number}"
             self._trajectories.append(Trajectory(split, name, start, start + steps, array, origin))
             sizes[side, side] += steps
@@ -188,59 +184,62 @@ class Conversion:
         tables.append(np.array(part["numbers"]))
 
     def finish(self) -> None:
-        """Names the clips and tells what there is."""
+        """Names the clips and adds what there is to the report."""
         assert self._first is not None
         numbers = {split: np.concatenate(tables) for split, tables in self._numbers.items()}
-        names, (height, width) = common.column_names(*self._first[1]), self.size
-        if self._first[1] != (usual := (len(common.ACTION), len(common.POSITION))):
+        columns = column_names(*self._first[1])
+        if self._first[1] != (usual := (len(COLUMNS["actions"]), len(COLUMNS["positions"]))):
             self.found.warnings.append(
-                f"{self._first[1][0]} actions and {self._first[1][1]} positions a step, BAIR has "
-                f"{usual[0]} and {usual[1]}; taken as they are"
+                f"{self._first[1][0]} actions and {self._first[1][1]} positions per step, BAIR has "
+                f"{usual[0]} and {usual[1]}; used as they are"
             )
-        common.finish(
-            self.writer, self.found, self._trajectories, numbers, names, self._sizes, width / height
+        trajectories.finish(
+            self.writer, self.found, self._trajectories, numbers, columns, self._sizes, *self.size
         )
 
     def _agree(self, name: str, columns: tuple[int, int]) -> bool:
-        """Whether a trajectory has as many columns as the first; else that is a fault."""
+        """Whether a trajectory has as many columns as the first one; if not, adds a fault."""
         first, wanted = self._first = self._first or (name, columns)
         if columns != wanted:
             self.found.faults.append(
-                f"{name}: {columns[0]} actions and {columns[1]} positions a step, {first} has "
+                f"{name}: {columns[0]} actions and {columns[1]} positions per step, {first} has "
                 f"{wanted[0]} and {wanted[1]}; all must have the same"
             )
         return columns == wanted
 
     def _convert(self, key: str, file: File) -> dict[str, npt.NDArray[Any]] | None:
-        """Writes the part ``key`` of a file and opens it; None where anything is wrong by now."""
-        shots = [shot for shot in self._read(file) if self._agree(shot.name, shot.columns)]
+        """Writes the part ``key`` of a file and opens it; None if anything has been wrong so far."""
+        records = [record for record in self._read(file) if self._agree(record.name, record.columns)]
         if self.only_check or not self.found.ok:
             return None
-        steps = sum(len(shot.offsets) for shot in shots)
+        steps = sum(len(record.offsets) for record in records)
         height, width = self.size
         try:
             with cache.writer(key, steps * (3 * height * width + 64)) as part:
-                numbers = np.concatenate([np.hstack([shot.actions, shot.positions]) for shot in shots])
+                numbers = np.concatenate(
+                    [np.hstack([record.actions, record.positions]) for record in records]
+                )
                 part.array("numbers", numbers.shape, "float32")[:] = numbers
-                condition = [common.driving(shot.actions, shot.positions) for shot in shots]
+                condition = [shifted_condition(record.actions, record.positions) for record in records]
                 part.array("condition", numbers.shape, "float32")[:] = np.concatenate(condition)
-                part.array("shots", (len(shots), 2), "int64")[:] = [(len(s.offsets), s.side) for s in shots]
-                part.array("columns", (2,), "int64")[:] = shots[0].columns
+                sizes = [(len(record.offsets), record.side) for record in records]
+                part.array("trajectories", (len(records), 2), "int64")[:] = sizes
+                part.array("columns", (2,), "int64")[:] = records[0].columns
                 part.array("frames", (steps, 3, height, width))
-                self._copy(part, file, shots)
+                self._copy(part, file, records)
         except RecordError as error:
             self.found.faults.append(f"{file.name}: {error}")
             return None
         return cache.arrays(key)
 
-    def _read(self, file: File) -> Iterator[Shot]:
-        """The good trajectories of a file; what is wrong with the others goes into ``found``."""
+    def _read(self, file: File) -> Iterator[BairRecord]:
+        """The good trajectories of a file; the faults of the others are added to ``found``."""
         faults: list[str] = []
         done = 0
         try:
             for number, record in enumerate(tfrecord.scan(self.root / file.name)):
                 try:
-                    yield read_shot(f"{_base(file)}/{number}", record)
+                    yield read_record(f"{_base(file)}/{number}", record)
                 except RecordError as error:
                     faults.append(f"{file.name}: record {number}: {error}")
                 self.meter.add(record.span.stop + 4 - done)
@@ -249,14 +248,14 @@ class Conversion:
             faults.append(f"{file.name}: {error}")
         self.found.faults += capped(faults, file.name)
 
-    def _copy(self, part: Writer, file: File, shots: Sequence[Shot]) -> None:
-        """Copies a file's frames. Raises `RecordError` where they cannot be read any more."""
+    def _copy(self, part: Writer, file: File, records: Sequence[BairRecord]) -> None:
+        """Copies a file's frames. Raises `RecordError` if they can no longer be read."""
         frames, start = part.get("frames"), 0
         try:
             with (self.root / file.name).open("rb") as opened:
-                for shot in shots:
-                    stop = start + len(shot.offsets)
-                    copy_frames(opened, shot, frames[start:stop])
+                for record in records:
+                    stop = start + len(record.offsets)
+                    copy_frames(opened, record, frames[start:stop])
                     if start // RELEASE != stop // RELEASE:
                         part.release("frames")
                     start = stop
@@ -268,17 +267,18 @@ class Conversion:
 
 
 def _key(root: Path, file: File, height: int, width: int) -> str:
-    """The part of the cache that holds a converted file."""
-    return cache.make_key("records", str(root), file.name, file.size, file.mtime_ns, height, width)
+    """The key of the part of the cache that holds a converted file."""
+    version = cache.code_version("cvaecli.data.robot")
+    return cache.make_key("records", version, str(root), file.name, file.size, file.mtime_ns, height, width)
 
 
 def _base(file: File) -> str:
-    """What its trajectories' names begin with."""
+    """What the names of the file's trajectories begin with."""
     return file.name.removesuffix(".tfrecords")
 
 
 class _Meter:
-    """Adds bytes up and tells the progress in megabytes."""
+    """Adds up bytes and reports the progress in megabytes."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total, self._done, self._progress = max(1, -(-total // MEGABYTE)), 0, progress

@@ -1,8 +1,8 @@
 """TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
 
-A file is a row of records: uint64 length, masked CRC32C of the length, payload, masked CRC32C of the
-payload, all little-endian. `scan` walks one in constant memory and trusts nothing: a damaged file ends
-in `RecordError`, never in data that look good.
+A file is a sequence of records: uint64 length, masked CRC32C of the length, payload, masked CRC32C of the
+payload, all little-endian. `scan` reads one in constant memory and trusts nothing: a damaged file ends
+in a `RecordError`, never in data that look good.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Words = npt.NDArray[np.uint32]
 Bytes = bytes | memoryview
 
 MAX_RECORD = 512 * 1024 * 1024
-"""A longer record is refused: a whole one is in memory at a time."""
+"""A longer record is refused, because a whole record is held in memory."""
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, lowest bit first
 _MASK = 0xA282EAD8
@@ -46,8 +46,8 @@ class Span(NamedTuple):
 def crc32c(data: Bytes) -> int:
     """CRC32C (Castagnoli, RFC 3720 B.4) of ``data``, about 1 GB/s with numpy alone.
 
-    Long data are folded: a CRC is linear over GF(2), so the first m words of 2m can be moved on by m
-    words (one linear map of 32 bits, as two tables) and added to the last m; then m halves.
+    Long data are folded. A CRC is linear over GF(2), so the first m of 2m words can be moved by m words (a
+    linear map of 32 bits, in two tables) and added to the last m words. This is repeated with half of m.
     """
     if len(data) < 64:
         state = 0xFFFFFFFF
@@ -124,10 +124,10 @@ class Record(NamedTuple):
 def scan(path: Path) -> Iterator[Record]:
     """Every record of a file in order, one in memory at a time.
 
-    A payload that its checksum does not fit comes with a ``fault`` and the next record follows.
+    A record whose payload does not match its checksum has a ``fault``, and the next record follows.
 
     Raises:
-        RecordError: nothing more can be read: empty, cut short, no TFRecord, or not readable at all.
+        RecordError: nothing more can be read: the file is empty, cut short, not readable or no TFRecord.
     """
     try:
         with path.open("rb") as file:
@@ -190,17 +190,17 @@ class Values(NamedTuple):
 
 
 def parse_example(message: memoryview) -> dict[str, Values]:
-    """The features of a serialised ``tf.train.Example`` by name; int64 lists are passed over.
+    """The features of a serialised ``tf.train.Example`` by name; int64 lists are ignored.
 
     ``Example.features (1) > Features.feature (1), a map > {key (1), Feature (2)} > Feature.bytes_list (1)
-    | float_list (2) | int64_list (3) > value (1)``. Floats may be packed or not. As protobuf has it, of
-    equal keys the last wins, and unknown fields are passed over.
+    | float_list (2) | int64_list (3) > value (1)``. Floats may be packed or not. As in protobuf,
+    the last of equal keys wins, and unknown fields are ignored.
 
     Returns:
-        Floats as values, bytes as spans of ``message``: nothing large is copied.
+        Floats as values, bytes as spans of ``message``, so that nothing large is copied.
 
     Raises:
-        RecordError: not such a message.
+        RecordError: this is not such a message.
     """
     found: dict[str, Values] = {}
     for features in _submessages(message, Span(0, len(message)), 1):
@@ -237,7 +237,7 @@ def _submessages(message: memoryview, span: Span, wanted: int) -> Iterator[Span]
 
 
 def _fields(message: memoryview, span: Span) -> Iterator[tuple[int, int, Span]]:
-    """(field number, wire type, where its bytes lie) of a message's fields in order."""
+    """(field number, wire type, span of its bytes) of each field of a message, in order."""
     position, stop = span
     while position < stop:
         tag, position = _varint(message, position, stop)
@@ -270,7 +270,7 @@ def _varint(message: memoryview, position: int, stop: int) -> tuple[int, int]:
 
 
 def build_example(features: Mapping[str, bytes | npt.NDArray[np.float32]]) -> bytes:
-    """A serialised ``tf.train.Example``: bytes as a list of one, arrays as packed floats."""
+    """A serialised ``tf.train.Example``: bytes as a list of one value, arrays as packed floats."""
     parts = []
     for name, value in features.items():
         if isinstance(value, bytes):

@@ -1,13 +1,13 @@
 """Encoders and decoders of the SVG model: VGG (3x3 convolutions, pooling) and DCGAN (4x4, stride 2).
 
 - names, shapes and order of the state-dict entries are the original's (``c1.0.main.0.weight``, ...)
-- maps go by *stage*, 0 the coarsest: the decoder's stage s meets the encoder's map s
-- a decoder stage's first convolution is split, ``W [d, skip] = W_d d + W_s skip``: the second term is
-  computed once for all steps that share a skip map, a third of the decoder's arithmetic at many steps
-- the original is for 64x64, where the last map is 4x4 and a 4x4 convolution makes it a vector. Other
-  multiples of 16 are averaged to 4x4 there, and repeated from 4x4 on the way back
+- maps are numbered by *stage*, 0 being the coarsest: the decoder's stage s gets the encoder's map s
+- the first convolution of a decoder stage is split, ``W [d, skip] = W_d d + W_s skip``. The second term is
+  computed once for all steps that share a skip map, which saves a third of the arithmetic over many steps
+- the original is made for 64x64, where the last map is 4x4 and a 4x4 convolution turns it into a vector.
+  At other multiples of 16 the map is averaged to 4x4 there, and repeated from 4x4 in the decoder
 - batch norm in training: a batch holds B * steps frames (batch-major) and each step is normalised by
-  itself; steps = 1 pools them
+  itself; with steps = 1 they are normalised together
 
 After Denton & Fergus 2018; Simonyan & Zisserman 2015 (VGG); Radford et al. 2016 (DCGAN).
 """
@@ -29,15 +29,15 @@ Norm = Literal["batch", "group"]
 Conv = nn.Conv2d | nn.ConvTranspose2d
 
 STAGES = 4
-SIDE = 4  # cells a side of the map that becomes the vector
-CELL = 16  # pixels that the coarsest map's cell covers; frames are multiples of it
+SIDE = 4  # height and width of the map that becomes the vector
+CELL = 16  # pixels a side that one cell of this map covers; frames are multiples of it
 
 
 class Layer(nn.ModuleList):
-    """Entry 0 a convolution, entry 1 its norm; then the condition's scale and shift, and an activation.
+    """A convolution (entry 0), its norm (entry 1), the condition's scale and shift, and an activation.
 
     Args:
-        condition_dim: length of the condition that scales and shifts the channels; 0: none does.
+        condition_dim: length of the condition that scales and shifts the channels; 0: there is none.
         activation: leaky ReLU (0.2), or tanh.
     """
 
@@ -50,15 +50,17 @@ class Layer(nn.ModuleList):
         self.slope: nn.Linear | None = None
 
     def add_slope(self) -> None:
-        """Let the condition's shift rise to the right and downward as the condition says: a uniform one tells
-        the convolutions after it that something is there, but not where."""
+        """Add slopes to the condition's shift, to the right and downward, that depend on the condition.
+
+        A uniform shift can tell the next convolutions that something is there, but not where.
+        """
         if self.modulate is not None:
             self.slope = nn.Linear(self.modulate.in_features, self.modulate.out_features)
 
     def forward(
         self, x: Tensor, steps: int = 1, side: Tensor | None = None, condition: Tensor | None = None
     ) -> Tensor:
-        """``[N, C, H, W]``, N = B * steps; ``side``: see ``Decoder.sides``; ``condition [N, D]``."""
+        """``[N, C, H, W]`` with N = B * steps. For ``side`` see ``Decoder.sides``; ``condition [N, D]``."""
         y = convolve(self[0], x, 0)
         if side is not None:
             y = add_side(y, side)
@@ -73,12 +75,12 @@ class Layer(nn.ModuleList):
 
 
 def _places(cells: int, like: Tensor) -> Tensor:
-    """The cells' centres between the borders -1 and 1, ``[cells]``."""
+    """Positions of the cells' centres ``[cells]``; the borders are at -1 and 1."""
     return (2 * torch.arange(cells, device=like.device, dtype=like.dtype) + 1) / cells - 1
 
 
 class Block(nn.Module):
-    """A layer under the name ``main``, as the original has it (vgg_layer, dcgan_conv, dcgan_upconv)."""
+    """A layer named ``main``, as in the original (vgg_layer, dcgan_conv, dcgan_upconv)."""
 
     def __init__(self, conv: Conv, norm: Norm, condition_dim: int = 0) -> None:
         super().__init__()
@@ -93,9 +95,9 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames to vectors and four maps; a subclass names its stages ``c1`` to ``c4``, finest first."""
+    """Frames to vectors and four maps. Stages are named ``c1`` to ``c4``, finest first."""
 
-    pooled: bool  # halve a map on the way to the next stage (a strided convolution has done so already)
+    pooled: bool  # max-pool each map for the next stage; strided convolutions have halved it already
 
     def __init__(self, g_dim: int, width: int, norm: Norm) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, steps: int = 1) -> tuple[Tensor, list[Tensor]]:
-        """``[N, 3, H, W]`` in [0, 1] to a vector ``[N, g_dim]`` in (-1, 1) and the maps by stage."""
+        """``[N, 3, H, W]`` in [0, 1] to a vector ``[N, g_dim]`` in (-1, 1) and the maps of all stages."""
         maps: list[Tensor] = []
         for k in range(1, STAGES + 1):
             stage = getattr(self, f"c{k}")
@@ -121,7 +123,7 @@ class Encoder(nn.Module):
 
 
 class VGGEncoder(Encoder):
-    """3x3 convolutions: two, two, three, three; maps at full size, 1/2, 1/4, 1/8."""
+    """3x3 convolutions, two, two, three and three; maps at full size, 1/2, 1/4, 1/8."""
 
     pooled = True
 
@@ -140,17 +142,17 @@ class DCGANEncoder(Encoder):
 
 
 class Decoder(nn.Module):
-    """Vectors and skip maps to frames, stage by stage, so that a latent can enter at each.
+    """Vectors and skip maps to frames. The caller runs the stages, so that it can add latents to each.
 
     ``d = first(g, size)``, then for each stage ``d = stage(s, enter(d), sides[s])``.
     """
 
-    coarsest: int  # pixels that a cell of stage 0 covers
+    coarsest: int  # pixels a side that a cell of stage 0 covers
 
     def __init__(self, g_dim: int, width: int, norm: Norm, condition_dim: int = 0) -> None:
         super().__init__()
         self.channels = [width * 2**k for k in reversed(range(STAGES))]
-        """Channels of each stage's input, which the encoder's map of that stage has too."""
+        """Channels of each stage's input, and of the encoder's map of that stage."""
         conv = nn.ConvTranspose2d(g_dim, self.channels[0], SIDE)
         self.upc1 = Layer(conv, self.channels[0], norm, condition_dim)
         for s, inputs in enumerate(self.channels):
@@ -161,7 +163,7 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def enter(self, d: Tensor) -> Tensor:
-        """Bring ``d`` to the size of the next stage's skip map."""
+        """Resize ``d`` to the size of the next stage's skip map."""
         raise NotImplementedError
 
     def first(self, g: Tensor, cells: tuple[int, int], steps: int, condition: Tensor | None) -> Tensor:
@@ -170,7 +172,7 @@ class Decoder(nn.Module):
         return resize(d, cells)
 
     def stage(self, s: int, d: Tensor, side: Tensor, steps: int, condition: Tensor | None) -> Tensor:
-        """One stage; the last one gives the frame before its sigmoid."""
+        """Apply one stage. The last one gives the frame before its sigmoid."""
         for k, block in enumerate(self._blocks(s)):
             skip = side if k == 0 else None
             if isinstance(block, Block):
@@ -180,7 +182,7 @@ class Decoder(nn.Module):
         return d
 
     def sides(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What the skip maps (by stage) add to each stage's first convolution."""
+        """What each stage's skip map adds to the output of its first convolution."""
         return tuple(
             convolve(block.main[0] if isinstance(block, Block) else block, skip, skip.shape[1], bias=False)
             for block, skip in zip((self._blocks(s)[0] for s in range(STAGES)), maps, strict=True)
@@ -192,7 +194,7 @@ class Decoder(nn.Module):
 
 
 class VGGDecoder(Decoder):
-    """Mirrors ``VGGEncoder``: nearest up-sampling, then 3x3 convolutions: three, three, two, two."""
+    """Mirrors ``VGGEncoder``: nearest up-sampling, then 3x3 convolutions, three, three, two and two."""
 
     coarsest = 8
 
@@ -221,7 +223,7 @@ class DCGANDecoder(Decoder):
         return Block(conv, norm, condition_dim) if s + 1 < STAGES else nn.ModuleList([conv])
 
     def enter(self, d: Tensor) -> Tensor:
-        """The stage itself up-samples."""
+        """``d`` itself: the stage up-samples."""
         return d
 
 
@@ -242,17 +244,17 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 
 def normalise(norm: nn.Module, x: Tensor, steps: int) -> Tensor:
-    """``norm`` on ``[B * steps, C, H, W]``; batch norm takes a step's statistics from that step alone."""
+    """Apply ``norm`` to ``[B * steps, C, H, W]``; in training, batch norm treats each step by itself."""
     if norm.training and isinstance(norm, nn.BatchNorm2d):
-        # For one step too: it changes the statistics in a way that autograd would hold against a
-        # plain call in the same graph.
+        # With one step too: a plain call keeps the running statistics for its backward pass, and autograd
+        # refuses them once a later call has changed them in place.
         return batch_norm_per_step(norm, split_time(x, (-1, steps))).flatten(0, 1)
     y: Tensor = norm(x)
     return y
 
 
 def convolve(conv: nn.Module, x: Tensor, first: int, bias: bool = True) -> Tensor:
-    """``conv`` restricted to its input channels from ``first`` on, as many as ``x`` has."""
+    """``conv`` applied to some of its input channels: from ``first`` on, as many as ``x`` has."""
     assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and isinstance(conv.padding, tuple)
     channels, b = slice(first, first + x.shape[1]), conv.bias if bias else None
     if isinstance(conv, nn.ConvTranspose2d):
@@ -261,12 +263,12 @@ def convolve(conv: nn.Module, x: Tensor, first: int, bias: bool = True) -> Tenso
 
 
 def add_side(y: Tensor, side: Tensor) -> Tensor:
-    """``side [n, ...]`` to ``y [n * K, ...]``: each row of it serves K neighbours."""
+    """Add ``side [n, ...]`` to ``y [n * K, ...]``: each row of ``side`` to K consecutive rows of ``y``."""
     if len(side) == len(y):
         return y + side
     return (split_time(y, (len(side), -1)) + side[:, None]).flatten(0, 1)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Means of cells to shrink, repeated cells to grow; nothing where the size is right."""
+    """Resize maps: means of cells to shrink, repeated cells to grow."""
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="area")

@@ -1,4 +1,4 @@
-"""How an SVG model's weights start: as the original's, or so that z is heard."""
+"""Initial weights of an SVG model: the original's, or scaled ones with which training does not ignore z."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from torch import nn
 from .backbones import Layer
 from .recurrent import FramePredictor, GaussianLSTM
 
-NARROW = -4.0
-"""Log of the posterior's variance after ``make_heard``."""
-SPREAD = 20.0
-"""Factor on the posterior's means there: an LSTM's outputs are small at first, and z should be of size 1."""
+START_LOGVAR = -4.0
+"""Log of the posterior's variance after ``initialise_scaled``."""
+MEAN_FACTOR = 20.0
+"""Factor on the posterior's means there: an LSTM's outputs are small at first, and z should be of order 1."""
 
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """As the original: normal with standard deviation 0.02, around 1 for norms; biases 0; LSTM cells as
-    PyTorch has them. The condition's scales and shifts start at nothing, its slopes at random."""
+    """As the original: weights normal with standard deviation 0.02, around 1 for norms, else around 0.
+
+    Biases are 0, LSTM cells have PyTorch's defaults. The condition's scales and shifts start at 0, its slopes
+    are random.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
             mean = 1.0 if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) else 0.0
@@ -31,12 +34,15 @@ def initialise(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def make_heard(predictor: FramePredictor, posterior: GaussianLSTM, prior: GaussianLSTM | None) -> None:
-    """Start with a z that says something. At 0.02 the posterior's means differ by 0.002 from frame to frame
-    beside noise of standard deviation 1: short trainings learn to ignore z before it can tell anything."""
+def initialise_scaled(predictor: FramePredictor, posterior: GaussianLSTM, prior: GaussianLSTM | None) -> None:
+    """Start with a z that carries information.
+
+    With the original's weights the posterior's means differ by 0.002 from frame to frame, under noise of
+    standard deviation 1, and a short training learns to ignore z.
+    """
     for lstm in (predictor, posterior, prior):
         for module in () if lstm is None else lstm.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(0, module.in_features**-0.5)
-    posterior.mu_net.weight.mul_(SPREAD)
-    posterior.logvar_net.bias.fill_(NARROW)
+    posterior.mu_net.weight.mul_(MEAN_FACTOR)
+    posterior.logvar_net.bias.fill_(START_LOGVAR)

@@ -1,25 +1,25 @@
 """Stochastic video generation with LSTMs for vector conditions: robot arms and their actions.
 
-- an encoder makes each frame a vector h; a frame predictor, an LSTM over (h_{t-1}, z_t, c_{t-1}), gives
-  the vector that the decoder draws frame t from, with skip maps of the last true past frame
-- posterior: LSTM over the encodings of the target frames; prior: LSTM over those of the previous
+- an encoder turns each frame into a vector h. A frame predictor, an LSTM over (h_{t-1}, z_t, c_{t-1}), gives
+  the vector from which the decoder draws frame t, with skip maps of the last true past frame
+- posterior: an LSTM over the encodings of the target frames. Prior: an LSTM over those of the previous
   frames, or N(0, I)
-- several past frames: the LSTMs run over them (burn-in) with z from the posterior, for these frames are
-  known. After that the posterior advances only where there is a target
-- all state in the step's arguments and results; the batch size is nowhere baked in
-- ``levels``: further latent maps at the decoder's scales, sampled from coarse to fine. Each level's
-  posterior and prior see what the decoder has made of all that is coarser (which carries the LSTM's
-  memory) and the previous frame's map, the posterior the target's as well
-- ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions; with
-  ``conditional_z`` so does z, which then need not pass through the narrow g to move what the condition moves;
-  with ``conditional_slope`` the shift is affine in the place, after CoordConv (Liu et al. 2018)
-- ``normalise``: conditions enter with the training clips' mean and standard deviation taken out, which
-  are kept beside the weights
+- with several past frames the LSTMs first run over them (burn-in), with z from the posterior, as these frames
+  are known. After that the posterior advances only where there is a target
+- all state is in the arguments and results of a step; no batch size is built in
+- ``levels``: more latent maps at the decoder's scales, sampled from coarse to fine. The prior and posterior
+  of a level see the decoder's map so far (which depends on the LSTM and on all coarser latents) and the
+  previous frame's map; the posterior also sees the target's map
+- ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions. With
+  ``conditional_z`` z does so too, so that it need not pass through the narrow vector g. With
+  ``conditional_slope`` the shift is an affine function of the position, after CoordConv (Liu et al. 2018)
+- ``normalise``: conditions are normalised by the training clips' mean and standard deviation, which are
+  saved with the weights
 
-After Denton & Fergus 2018, "Stochastic Video Generation with a Learned Prior" (its state-dict names);
-levels in the spirit of HAF-SVG (Lin et al. 2020) and of the ladder VAE (Sønderby et al. 2016);
-conditional convolution after Choi et al. 2019. ``condition[t]`` of a clip drives the step that arrives
-at frame t, so it is the original's c_{t-1}.
+After Denton & Fergus 2018, "Stochastic Video Generation with a Learned Prior", with its state-dict names.
+Levels are after HAF-SVG (Lin et al. 2020) and the ladder VAE (Sønderby et al. 2016), conditional convolution
+is after Choi et al. 2019. ``condition[t]`` of a clip belongs to the step that predicts frame t: it is the
+original's c_{t-1}.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
+from ..latents import clamp_logvar, standard_normal
 from ..layers import at_least_float32, join_time, several_processes, split_time
 from .backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
-from .init import initialise, make_heard
-from .recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel, standard_normal
+from .init import initialise, initialise_scaled
+from .recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel
 
 
 class SVGConfig(ModelConfig):
@@ -46,15 +47,18 @@ class SVGConfig(ModelConfig):
     backbone: Literal["vgg", "dcgan"] = Field(
         default="vgg", description="encoder and decoder; dcgan is the lighter one"
     )
-    width: int = Field(default=64, ge=1, description="channels of the finest stage; each coarser one doubles")
+    width: int = Field(
+        default=64, ge=1, description="channels of the finest stage; each coarser stage has twice as many"
+    )
     norm: Literal["batch", "group"] = Field(
         default="batch",
-        description="batch norm (evaluation uses its running statistics), or group norm, the same in both",
+        description="batch norm (evaluation uses its running statistics), or group norm, which is the same in"
+        " training and evaluation",
     )
     batch_norm: Literal["per_step", "pooled"] = Field(
         default="per_step",
-        description="training statistics of batch norm where several steps are computed together: of each"
-        " step by itself (the original's loop), or over all of them",
+        description="training statistics of batch norm where several steps are computed together: for each"
+        " step by itself (as in the original's loop), or over all of them",
     )
     g_dim: int = Field(default=128, ge=1, description="length of a frame's encoding")
     z_dim: int = Field(default=64, ge=1, description="length of the latent vector")
@@ -68,47 +72,51 @@ class SVGConfig(ModelConfig):
     levels: list[Annotated[int, Field(ge=1)]] = Field(
         default=[],
         max_length=STAGES,
-        description="channels of further latent maps, coarsest first: at 1/8, 1/4, 1/2, 1 of the frame's"
-        " size (dcgan: at half of that); empty: only the vector",
+        description="channels of more latent maps, coarsest first, at 1/8, 1/4, 1/2 and 1 of the frame's"
+        " size (dcgan: half of that); empty: z is a vector only",
     )
     conditional_conv: bool = Field(
         default=False, description="the condition scales and shifts the decoder's channels"
     )
     conditional_z: bool = Field(
-        default=False, description="z scales and shifts them too; needs conditional_conv"
+        default=False, description="z scales and shifts these channels too; needs conditional_conv"
     )
     conditional_slope: bool = Field(
         default=False,
-        description="the shift also rises over the frame, so that it can say where; needs conditional_conv",
+        description="the shift also changes linearly over the frame, so that it can depend on the position;"
+        " needs conditional_conv",
     )
     normalise: bool = Field(
         default=True,
-        description="conditions in units of the training clips' standard deviation, around their mean",
+        description="subtract the training clips' mean from the conditions and divide by their standard"
+        " deviation",
     )
     last_frame_skip: bool = Field(
         default=False, description="skip maps of the previous frame instead of the last true past one"
     )
     legacy_skip: bool = Field(
         default=False,
-        description="skip maps one frame too early, as the original's `i < n_past`: of the last past frame"
-        " but one (of the first where there is only one)",
+        description="skip maps one frame too early, as the original's `i < n_past` has it: of the last past"
+        " frame but one (or of the only one)",
     )
     init: Literal["original", "scaled"] = Field(
         default="original",
         description="original: all weights with standard deviation 0.02; scaled: the LSTMs' linear layers by"
-        " their inputs, and a posterior whose means are spread as the prior is, with little noise on them",
+        " their number of inputs, and a posterior of small variance with means as widely spread as the prior",
     )
     past_loss: bool = Field(
-        default=True, description="the training loss counts the steps between past frames too (original)"
+        default=True, description="the training loss includes the steps between past frames (original)"
     )
     logvar_clamp: float | None = Field(
-        default=None, gt=0, description="c keeps every logvar in [-c, c]; null: unbounded, as the original"
+        default=None,
+        gt=0,
+        description="a number c keeps every logvar in [-c, c]; null: unbounded, as in the original",
     )
 
     @model_validator(mode="after")
     def _one_skip_rule(self) -> SVGConfig:
         if self.last_frame_skip and self.legacy_skip:
-            raise ValueError("legacy_skip: means nothing with last_frame_skip; set one of them")
+            raise ValueError("legacy_skip: has no meaning with last_frame_skip; set one of them")
         for key in ("conditional_z", "conditional_slope"):
             if getattr(self, key) and not self.conditional_conv:
                 raise ValueError(f"{key}: needs conditional_conv")
@@ -116,12 +124,12 @@ class SVGConfig(ModelConfig):
 
 
 class SVGState(NamedTuple):
-    """What outlives a step.
+    """What one step passes to the next.
 
     Attributes:
-        predictor, posterior, prior: an LSTM's (h, c), each ``[B, rnn_size]``, for every layer; the fixed
-            prior has none.
-        skips: what the skip maps add to each decoder stage (``Decoder.sides``); none with
+        predictor, posterior, prior: for every layer of the LSTM its (h, c), each ``[B, rnn_size]``; empty for
+            the fixed prior.
+        skips: what the skip maps add to each decoder stage (``Decoder.sides``); empty with
             ``last_frame_skip``.
     """
 
@@ -139,11 +147,11 @@ class SVG(VideoCVAE):
         condition_shape: (D,), the length of the condition vectors.
 
     Attributes:
-        condition_mean, condition_std: ``[D]``, saved with the weights; 0 and 1 until
-            ``set_condition_stats``, and always with ``normalise`` off.
+        condition_mean, condition_std: ``[D]``, saved with the weights; 0 and 1 before
+            ``set_condition_stats``, and always without ``normalise``.
 
     Raises:
-        UserError: the conditions are images. Later: the frames' sides are not multiples of 16.
+        UserError: the conditions are images. From ``noise_shapes``: H or W is not a multiple of 16.
     """
 
     Config: ClassVar[type[ModelConfig]] = SVGConfig
@@ -173,7 +181,7 @@ class SVG(VideoCVAE):
                     module.add_slope()
         initialise(self)
         if config.init == "scaled":
-            make_heard(self.frame_predictor, self.posterior, self.prior)
+            initialise_scaled(self.frame_predictor, self.posterior, self.prior)
         self.levels = nn.ModuleList(
             LatentLevel(self.decoder.channels[s], channels, learned)
             for s, channels in enumerate(config.levels)
@@ -182,7 +190,7 @@ class SVG(VideoCVAE):
         self.register_buffer("condition_std", torch.ones(D))
 
     def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
-        """See ``VideoCVAE``; nothing with ``normalise`` off."""
+        """See ``VideoCVAE``. Does nothing without ``normalise``."""
         if self.config.normalise:
             self.condition_mean.copy_(mean)
             self.condition_std.copy_(std)
@@ -193,16 +201,16 @@ class SVG(VideoCVAE):
         if H % CELL or W % CELL:
             raise UserError(
                 f"data.height, data.width: svg needs multiples of {CELL}, these are {H}x{W}",
-                "64x64 is what the original is made for",
+                "the original is made for 64x64",
             )
         cell = self.decoder.coarsest
         maps = [(n, H * 2**s // cell, W * 2**s // cell) for s, n in enumerate(self.config.levels)]
         return [(self.config.z_dim,), *maps]
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """The targets' encodings ``h [B, K, g_dim]`` and, for further levels, their maps.
+        """The targets' encodings ``h [B, K, g_dim]`` and, with ``levels``, their maps.
 
-        Updates the batch norm's running statistics in training mode: call it once for each step.
+        In training mode this updates the batch norm's running statistics: call it once for each step.
         """
         features = {"condition": self._normalised(condition)}
         if targets is None:
@@ -211,13 +219,13 @@ class SVG(VideoCVAE):
         return {**features, "x": targets, "h": h, **self._level_maps(maps)}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """Burn in on the past frames, z at the posterior's mean."""
+        """Run over the past frames, with z at the posterior's mean."""
         return self._burn_in(past, condition, None)[1]
 
     def burn_in(self, past: Tensor, condition: Tensor, noise: Sequence[Tensor]) -> tuple[Step | None, State]:
-        """As ``start``, z drawn from the posterior; with ``past_loss`` also the predictions made on the way.
+        """As ``start``, with z drawn from the posterior; with ``past_loss`` also predictions of past frames.
 
-        Their skip maps are the previous frame's: it is a true one.
+        Their skip maps are those of the previous frame, which is a true one.
         """
         return self._burn_in(past, condition, noise)
 
@@ -236,7 +244,7 @@ class SVG(VideoCVAE):
     def unroll(
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
-        """K steps: frames encoded and decoded in one batch of B * K; only the LSTMs run step by step."""
+        """K steps. Frames are encoded and decoded in one batch of B * K; only the LSTMs run step by step."""
         h, maps = self._previous(x_prev, features)
         g, drive, q, p, state = self._advance(state, h, features, noise[0], posterior)
         sides = self.decoder.sides([m.flatten(0, 1) for m in maps]) if not state.skips else state.skips
@@ -245,7 +253,7 @@ class SVG(VideoCVAE):
     # --- parts ------------------------------------------------------------------------------------
 
     def _steps(self, count: int) -> int:
-        """How many groups of statistics batch norm keeps over ``count`` steps."""
+        """Number of groups of steps, among ``count``, that batch norm normalises separately."""
         return count if self.config.batch_norm == "per_step" else 1
 
     def _normalised(self, condition: Tensor) -> Tensor:
@@ -266,9 +274,9 @@ class SVG(VideoCVAE):
         return {f"map{s}": maps[s] for s in range(len(self.levels))}
 
     def _previous(self, x_prev: Tensor, features: Features) -> tuple[Tensor, list[Tensor]]:
-        """``_see`` of the previous frames, of which those that are targets too are known already.
+        """``_see`` of the previous frames, where those that are also targets are not encoded again.
 
-        Saves a third of the convolutions under teacher forcing.
+        This saves a third of the convolutions under teacher forcing.
         """
         if self.config.last_frame_skip or not follows(x_prev, features.get("x")):
             return self._see(x_prev)
@@ -305,8 +313,12 @@ class SVG(VideoCVAE):
     def _advance(
         self, state: SVGState, h: Tensor, features: Features, noise: Tensor, posterior: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Gaussian, ...], tuple[Gaussian, ...], SVGState]:
-        """The LSTMs over K steps: the decoder's input ``[B, K, g_dim]``, what scales and shifts its channels
-        ``[B, K, D]`` (None: nothing does), q and p of the vector z."""
+        """Run the LSTMs over K steps.
+
+        Returns:
+            The decoder's input ``[B, K, g_dim]``; the vectors ``[B, K, D]`` that scale and shift its
+            channels, or None; q and p of the vector z; the new state.
+        """
         q: tuple[Gaussian, ...] = ()
         cells, prior_cells = state.posterior, state.prior
         if self.prior is None:
@@ -338,10 +350,13 @@ class SVG(VideoCVAE):
         noise: Sequence[Tensor],
         posterior: bool,
     ) -> Step:
-        """Frames from ``g [B, K, g_dim]``, the further latents entering stage by stage."""
+        """Draw frames from ``g [B, K, g_dim]``, adding the latents of ``levels`` stage by stage."""
         B_K, steps = g.shape[:2], self._steps(g.shape[1])
         condition = None if drive is None else drive.flatten(0, 1)
-        cells = (sides[0].shape[-2] // 2, sides[0].shape[-1] // 2)  # a side is as large as a stage's result
+        cells = (
+            sides[0].shape[-2] // 2,
+            sides[0].shape[-1] // 2,
+        )  # a side is as large as its stage's output
         d = self.decoder.first(g.flatten(0, 1), cells, steps, condition)
         for s in range(STAGES):
             d = self.decoder.enter(d)
@@ -360,8 +375,7 @@ class SVG(VideoCVAE):
         return Step(split_time(torch.sigmoid(at_least_float32(d)), B_K), q, p)
 
     def _clamped(self, gaussian: Gaussian) -> Gaussian:
-        c = self.config.logvar_clamp
-        return gaussian if c is None else Gaussian(gaussian.mu, gaussian.logvar.clamp(-c, c))
+        return clamp_logvar(gaussian, self.config.logvar_clamp)
 
 
 def _split(gaussian: Gaussian, shape: torch.Size) -> Gaussian:

@@ -1,7 +1,7 @@
-"""What gives the SVG model its memory and its latents: LSTMs over K steps, and the further latent levels.
+"""The SVG model's LSTMs over K steps, and the latent maps of ``levels``.
 
-- cells are passed in and returned; embeddings and heads run over all K steps at once
-- float32 also under autocast: a cell's sum over hundreds of steps needs the digits, and costs little
+- cells are passed in and returned; embeddings and output layers run over all K steps at once
+- LSTMs stay in float32 under autocast: sums over hundreds of steps need the precision, and it costs little
 - names of the state-dict entries are the original's (``embed``, ``lstm.0.weight_ih``, ``mu_net``, ...)
 """
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..base import Gaussian
-from ..layers import at_least_float32
+from ..latents import last_convolution, standard_normal, to_gaussian
 from .backbones import Norm, make_norm, normalise
 
 Cells = tuple[tuple[Tensor, Tensor], ...]
 """(h, c) of every layer, each ``[B, hidden]``."""
 
-HEAD_WIDTH = 64  # most channels between a level's two convolutions
+HEAD_WIDTH = 64  # at most so many channels between a level's two convolutions
 
 
 class LSTM(nn.Module):
-    """Linear embedding, then a stack of LSTM cells (original: lstm without its output)."""
+    """Linear embedding, then a stack of LSTM cells (the original's lstm without its output layer)."""
 
     def __init__(self, inputs: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class LSTM(nn.Module):
         self.lstm = nn.ModuleList(nn.LSTMCell(hidden, hidden) for _ in range(layers))
 
     def initial(self, like: Tensor) -> Cells:
-        """Zeros, for as many rows as ``like`` has."""
+        """Zeros for as many rows as ``like`` has."""
         zeros = like.new_zeros(like.shape[0], self.embed.out_features)
         return tuple((zeros, zeros) for _ in self.lstm)
 
@@ -45,14 +45,14 @@ class LSTM(nn.Module):
 
 
 class FramePredictor(LSTM):
-    """LSTM, then a linear layer, a norm and tanh: the vector that the decoder draws from."""
+    """LSTM, then a linear layer, a norm and tanh: the decoder's input."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int, layers: int, norm: Norm) -> None:
         super().__init__(inputs, hidden, layers)
         self.output = nn.ModuleList([nn.Linear(hidden, outputs), make_norm(norm, outputs)])
 
     def forward(self, x: Tensor, cells: Cells, steps: int) -> tuple[Tensor, Cells]:
-        """``[B, K, inputs] -> [B, K, outputs]``; ``steps``: see ``svg_backbones.normalise``."""
+        """``[B, K, inputs] -> [B, K, outputs]``. For ``steps`` see ``backbones.normalise``."""
         with torch.autocast(x.device.type, enabled=False):
             h, cells = self.run(x, cells)
             y = self.output[0](h.flatten(0, 1))[:, :, None, None]
@@ -61,7 +61,7 @@ class FramePredictor(LSTM):
 
 
 class GaussianLSTM(LSTM):
-    """LSTM, then ``mu`` and ``logvar`` (original: gaussian_lstm)."""
+    """LSTM, then ``mu`` and ``logvar`` (the original's gaussian_lstm)."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int, layers: int) -> None:
         super().__init__(inputs, hidden, layers)
@@ -76,12 +76,12 @@ class GaussianLSTM(LSTM):
 
 
 class LatentLevel(nn.Module):
-    """One further latent map: posterior, prior (learned or N(0, I)) and the way into the decoder.
+    """One of the latent maps of ``levels``: its posterior, its prior and its convolution into the decoder.
 
     Args:
-        channels: of the decoder's and the encoder's maps at this scale.
+        channels: channels of the decoder's and the encoder's maps at this scale.
         z_dim: latent channels at every cell.
-        learned: whether the prior is.
+        learned: whether the prior is learned, or N(0, I).
     """
 
     def __init__(self, channels: int, z_dim: int, learned: bool) -> None:
@@ -92,34 +92,21 @@ class LatentLevel(nn.Module):
         self.latent = nn.Conv2d(z_dim, channels, 1)
 
     def forward(self, d: Tensor, previous: Tensor, target: Tensor | None) -> tuple[Gaussian | None, Gaussian]:
-        """q, where there is a target, and p: ``[N, z_dim, h, w]`` from maps ``[N, C, h, w]``.
+        """q (None without a target) and p, ``[N, z_dim, h, w]``, from maps ``[N, C, h, w]``.
 
         Args:
-            d: the decoder's map, drawn from everything coarser.
+            d: the decoder's map, which depends on all coarser latents.
             previous, target: the encoder's maps of the previous and of the target frame.
         """
         seen = torch.cat((d, previous), 1)
-        q = None if target is None else _gaussian(self.posterior(torch.cat((seen, target), 1)))
+        q = None if target is None else to_gaussian(self.posterior(torch.cat((seen, target), 1)))
         if self.prior is not None:
-            return q, _gaussian(self.prior(seen))
+            return q, to_gaussian(self.prior(seen))
         return q, standard_normal(d.new_zeros(()).expand(len(d), self.z_dim, *d.shape[2:]))
 
 
-def standard_normal(like: Tensor) -> Gaussian:
-    """N(0, I) in the shape of ``like``, float32, without memory of its own."""
-    zeros = like.new_zeros((), dtype=torch.float32).expand(like.shape)
-    return Gaussian(zeros, zeros)
-
-
 def _head(inputs: int, z_dim: int) -> nn.Sequential:
-    """Convolutions to mu and logvar, near zero at the start: q, p and N(0, I) then nearly agree."""
+    """Convolutions to mu and logvar, which start near zero: q, p and N(0, I) are nearly equal then."""
     width = min(inputs, HEAD_WIDTH)
-    last = nn.Conv2d(width, 2 * z_dim, 1)
-    nn.init.normal_(last.weight, std=0.01)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    last = last_convolution(width, z_dim)
     return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.LeakyReLU(0.2), last)
-
-
-def _gaussian(parameters: Tensor) -> Gaussian:
-    mu, logvar = at_least_float32(parameters).chunk(2, 1)
-    return Gaussian(mu, logvar)

@@ -1,11 +1,11 @@
-"""The built-in data set: a person who moves through a lit room, with pose-skeleton labels.
+"""The built-in dance set: a person who moves through a lit room, with skeleton labels.
 
-For everyone without data of their own. Pictures and labels are drawn, not recorded, so they are the
-same for the same seed on every machine:
+It is for everyone without data of their own. Pictures and labels are drawn, not recorded, so one seed
+gives the same ones on every machine:
 
-- one room, one light, one person in all clips; another random motion in each;
-- every frame is a function of the room and the skeleton: the condition tells all that can be told;
-- labels are sticks in OpenPose's colours on white, seen through furniture, clipped by the picture.
+- all clips have the same room, light and person; each has another random motion;
+- every frame is a function of the room and the skeleton, so the condition determines it;
+- labels are sticks in OpenPose's colours on white, in front of all furniture, cut by the picture's edge.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from cvaecli.data.clip import Clip
+from cvaecli.data.kinds import KINDS
 from cvaecli.errors import UserError
 from cvaecli.synthetic.dancer.paint import Studio, draw
 from cvaecli.synthetic.dancer.person import perform
 
 Bytes = npt.NDArray[np.uint8]
+
+USUAL = KINDS["dance"]
+FRAMES, CLIPS = USUAL.built_in.frames, USUAL.built_in.clips
 
 
 def _planes(image: Image.Image) -> Bytes:
@@ -30,26 +34,27 @@ def _planes(image: Image.Image) -> Bytes:
 
 
 def generate(
-    height: int = 32,
-    width: int = 64,
+    height: int = USUAL.height,
+    width: int = USUAL.width,
     *,
     seed: int = 0,
-    frames: int = 630,
-    train_clips: int = 3,
-    test_clips: int = 2,
+    frames: int = FRAMES,
+    train: int = CLIPS["train"],
+    val: int = CLIPS["val"],
+    test: int = CLIPS["test"],
 ) -> dict[str, list[Clip]]:
     """Draw the whole set.
 
     Args:
         height, width: picture size in pixels, each at least 16. The room is made for 2:1.
         seed: seeds the motions; the room and the person are always the same.
-        frames: frames a clip, at least 2. From 300 on, each clip leaves the picture once
-            (pictures much wider than 2:1 may be too wide for that).
-        train_clips, test_clips: clips in these splits, at least 1; ``val`` has one.
+        frames: frames per clip, at least 2. In clips of 300 or more the person leaves the picture once
+            (a picture much wider than 2:1 may be too wide for that).
+        train, val, test: clips in these splits, each at least 1.
 
     Returns:
         Splits ``train``, ``val`` and ``test``. Clips are named ``train/0`` and so on; frames and
-        condition are uint8 ``[frames, 3, height, width]``, and every frame is true, in ``test`` too.
+        condition are uint8 ``[frames, 3, height, width]``. ``test`` has all true frames too.
 
     Raises:
         UserError: an argument is out of range.
@@ -57,11 +62,11 @@ def generate(
     for name, value, least in (("height", height, 16), ("width", width, 16), ("frames", frames, 2)):
         if value < least:
             raise UserError(f"{name} is {value}", f"the synthetic set needs at least {least}")
-    if min(train_clips, test_clips) < 1:
-        raise UserError("the synthetic set needs at least one train clip and one test clip")
+    if min(train, val, test) < 1:
+        raise UserError("the synthetic set needs at least one clip in each split")
     studio = Studio(height, width)
     splits: dict[str, list[Clip]] = {}
-    for number, (split, count) in enumerate((("train", train_clips), ("val", 1), ("test", test_clips))):
+    for number, (split, count) in enumerate((("train", train), ("val", val), ("test", test))):
         splits[split] = [
             _clip(studio, f"{split}/{i}", np.random.default_rng([seed, number, i]), frames)
             for i in range(count)
@@ -82,29 +87,30 @@ def _clip(studio: Studio, name: str, rng: np.random.Generator, frames: int) -> C
 
 def write(
     root: Path,
-    height: int = 32,
-    width: int = 64,
+    height: int = USUAL.height,
+    width: int = USUAL.width,
     *,
     seed: int = 0,
-    frames: int = 630,
-    train_clips: int = 3,
-    test_clips: int = 2,
+    frames: int = FRAMES,
+    train: int = CLIPS["train"],
+    val: int = CLIPS["val"],
+    test: int = CLIPS["test"],
 ) -> None:
-    """Write the set as a folder in the dance layout; arguments as for ``generate``.
+    """Write the set as a folder in the dance layout; other arguments as in ``generate``.
 
-    ``train`` and ``val`` hold ``S_img/N.png`` and ``S_label/N.png`` with clips back to back in one
-    numbering, ``clips.csv`` says which files (first and last, inclusive) are one clip. Test sequence S
-    has ``test/test_img/S/0.png``, ``test/test_label/S/N.png`` and, outside of ``test`` so that no model
-    is shown them by mistake, its true frames in ``test_ground_truth/S/N.png``.
+    ``train`` and ``val`` hold ``train_img/N.png``, ``train_label/N.png`` and so on, with the clips one
+    after the other in one numbering; ``clips.csv`` says which files (first and last, inclusive) are a clip.
+    Test sequence S has ``test/test_img/S/0.png`` and ``test/test_label/S/N.png``. Its true frames are in
+    ``test_ground_truth/S/N.png``, outside of ``test`` so that no model sees them by mistake.
 
-    The folder appears only when complete. Its parents are made.
+    The folder appears only when it is complete. Its parents are made.
 
     Raises:
         UserError: ``root`` exists and is not an empty folder, or an argument is out of range.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and is not an empty folder", "name a new folder")
-    splits = generate(height, width, seed=seed, frames=frames, train_clips=train_clips, test_clips=test_clips)
+    splits = generate(height, width, seed=seed, frames=frames, train=train, val=val, test=test)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         # A folder inside it, because the temporary one is open to its owner only.

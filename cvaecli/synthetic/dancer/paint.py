@@ -1,6 +1,6 @@
-"""How the person is drawn: a body of convex pieces, a shadow, and the label's sticks.
+"""Drawing the person: a body of convex parts, a shadow, and the label's sticks.
 
-Shapes are polygons on a canvas several times the picture's size; averaging it down smooths the edges.
+Shapes are polygons on a canvas several times as large as the picture. Averaging it down smooths the edges.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ JACKET, TROUSERS, SKIN, HAIR = (138, 18, 34), (26, 29, 56), (222, 164, 128), (44
 SHOES, SHIRT, EYES = (24, 22, 26), (250, 246, 238), (30, 20, 20)
 ANGLES = np.linspace(0, 2 * np.pi, 20, endpoint=False)
 DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
-# Round things from flat colours: each band is smaller, moved towards the light and brighter.
+# Flat colours look round in bands: each is smaller than the one before, nearer to the light and brighter.
 BANDS = ((1.0, 0.68), (0.74, 0.92), (0.4, 1.12))  # (share of the radius, brightness)
 TOWARDS_LIGHT = np.array([-0.55, -0.6])
 
 
 @dataclass(frozen=True)
 class Part:
-    """One convex piece of the body: the hull of balls.
+    """One convex part of the body: the hull of balls.
 
-    ``balls`` maps a joint to a radius in metres. Pieces of one ``group`` are painted as one body, in
-    the order of their listing; groups are painted from far to near. ``shown_by`` names a direction: the
-    piece closes as that turns away from the camera, like a face that leaves the view.
+    Attributes:
+        group: parts of one group are painted together, in the order of `PARTS`; groups from far to near.
+        colour: RGB, 0..255.
+        balls: the balls' radii in metres, by the joint at their centre.
+        shown_by: the name of a direction. Like a face, the part shrinks as that turns away from the camera.
     """
 
     group: str
@@ -88,7 +90,7 @@ STICKS: tuple[tuple[str, str], ...] = (
 
 
 def _rainbow(n: int) -> list[tuple[int, int, int]]:
-    """OpenPose's limb colours: once round the colour circle from red, in steps of 85/255."""
+    """``n`` of OpenPose's limb colours: once around the colour circle from red, in steps of 85/255."""
     wheel = [(255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0)]
     colours = []
     for i in range(n):
@@ -105,9 +107,12 @@ STICK_COLOURS = _rainbow(len(STICKS))
 def _hull(centres: Array, radii: Array, flat: Array | float = 1.0) -> Array:
     """Outlines ``[T, K, 2]`` of the hulls of discs.
 
-    The hull's outermost point in each of K directions is a point of one disc: the one that reaches
-    farthest. centres ``[T, n, 2]`` and radii ``[T, n]`` in pixels; ``flat`` ``[T]`` squeezes the discs
-    upright, as discs that lie on the floor look.
+    In each of K directions the outermost point of the hull is that of the disc that reaches farthest.
+
+    Args:
+        centres: ``[T, n, 2]`` in pixels.
+        radii: ``[T, n]`` in pixels.
+        flat: ``[T]``: factor on the discs' height: discs that lie on the floor look flat.
     """
     reach = np.ones((len(centres), 1, 1, 2))
     reach[..., 1] = np.reshape(flat, (-1, 1, 1))
@@ -118,11 +123,16 @@ def _hull(centres: Array, radii: Array, flat: Array | float = 1.0) -> Array:
 
 @dataclass(frozen=True)
 class Drawing:
-    """All shapes of a clip, in pixels of the large canvas.
+    """All shapes of a clip, in pixels of the large canvas; outlines have K points.
 
-    body ``[T, parts, bands, K, 2]`` with colours ``[T, parts, bands, 3]``, where shown ``[T, parts]``;
-    order ``[T, groups]`` far to near; shadow ``[T, parts, K, 2]``; sticks ``[T, sticks, K, 2]`` with
-    stick_order ``[T, sticks]``.
+    Attributes:
+        body: outlines ``[T, parts, bands, K, 2]``.
+        colours: of the body, ``[T, parts, bands, 3]``, 0..255.
+        shown: ``[T, parts]``: whether a part is visible.
+        order: ``[T, groups]``: the groups from far to near.
+        shadow: outlines ``[T, parts, K, 2]``.
+        sticks: outlines ``[T, sticks, K, 2]``.
+        stick_order: ``[T, sticks]``: the sticks from far to near.
     """
 
     body: Array
@@ -135,7 +145,7 @@ class Drawing:
 
 
 def draw(p: dict[str, Array], height: int, width: int) -> Drawing:
-    """Turn joints ``[T, 3]`` into shapes on a canvas of height x width pixels."""
+    """Turn joints, each ``[T, 3]`` in metres, into shapes on a canvas of height x width pixels."""
     body, colours, shadow, depth, shown = [], [], [], [], []
     for part in PARTS:
         joints = np.stack([p[name] for name in part.balls], axis=1)
@@ -172,7 +182,7 @@ def draw(p: dict[str, Array], height: int, width: int) -> Drawing:
 
 
 def _openness(direction: Array, at: Array) -> Array:
-    """0 where ``direction`` points away from the camera, 1 where it faces it, smooth between."""
+    """0 where ``direction`` points away from the camera, 1 where it points to it, smooth in between."""
     view = np.array([0.0, room.CAMERA_HEIGHT, 0.0]) - at
     cosine = (direction * view).sum(1) / np.sqrt((view**2).sum(1))
     t = np.clip((cosine + 0.3) / 0.75, 0, 1)
@@ -181,7 +191,7 @@ def _openness(direction: Array, at: Array) -> Array:
 
 
 def _shadow(joints: Array, radii: Array, height: int, width: int) -> Array:
-    """Outlines ``[T, K, 2]`` on the floor of balls ``[T, n, 3]`` under light from high on the left."""
+    """Outlines ``[T, K, 2]`` of the shadow of balls ``[T, n, 3]``; the light is high on the left."""
     up = joints[..., 1]
     ground = np.stack([joints[..., 0] + 0.22 * up, 0 * up, joints[..., 2] + 0.12 * up], axis=-1)
     centres, scale = room.project(ground, height, width)
@@ -200,7 +210,7 @@ def _sticks(p: dict[str, Array], height: int, width: int) -> tuple[Array, Array]
 
 
 class Studio:
-    """The room at one picture size, ready to be painted on; ``scale`` canvas pixels make one pixel."""
+    """The room at one picture size, ready to paint on. A pixel is ``scale`` x ``scale`` canvas pixels."""
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
@@ -214,7 +224,7 @@ class Studio:
         self.white = Image.new("RGB", (width, height), (255, 255, 255))
 
     def window(self, outline: Array) -> tuple[int, int, int, int] | None:
-        """The pixels (left, top, right, bottom) that shapes on the canvas touch; None outside of it."""
+        """The pixels (left, top, right, bottom) that an outline on the canvas touches; None if none."""
         low = np.floor(outline.min(0) / self.scale).astype(int) - 1
         high = np.ceil(outline.max(0) / self.scale).astype(int) + 1
         left, top = max(int(low[0]), 0), max(int(low[1]), 0)
@@ -222,7 +232,7 @@ class Studio:
         return (left, top, right, bottom) if left < right and top < bottom else None
 
     def paint(self, drawing: Drawing, t: int) -> Image.Image:
-        """Frame t: the room, the shadow, the body from far to near, the foreground furniture."""
+        """Frame t: the room, the shadow, the body from far to near, the furniture in the foreground."""
         body, shadow = drawing.body[t], drawing.shadow[t]
         box = self.window(np.concatenate([body.reshape(-1, 2), shadow.reshape(-1, 2)]))
         picture = self.empty.copy()
@@ -268,7 +278,7 @@ class Studio:
 
 
 def _layers(group: str) -> tuple[tuple[int, ...], ...]:
-    """A group's parts by layer: neighbours of one colour share a layer, so that no seam shows."""
+    """A group's parts by layer. Successive parts of one colour share a layer, so that no seam is visible."""
     layers: list[list[int]] = []
     for i, part in enumerate(PARTS):
         if part.group == group:

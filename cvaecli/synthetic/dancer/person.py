@@ -1,8 +1,8 @@
-"""The person of the synthetic set: random smooth motion, a skeleton posed by it, and how it is drawn.
+"""The person of the dancer set: smooth random motion, and the skeleton that it moves.
 
-Joints are world points in metres (see ``room``). A pose is a set of channels over time: ``s`` (where the
-person stands across the picture, -1 left edge .. 1 right edge), ``u`` (0 near .. 1 far), ``heading`` and
-joint angles in degrees. Heading 0 looks into the camera, 90 to the picture's right.
+Joints are points in the room in metres (see ``room``). A pose is a set of channels: ``s`` (where the person
+stands across the picture, from -1 at the left edge to 1 at the right), ``u`` (from 0 near to 1 far),
+``heading`` and joint angles in degrees. A person of heading 0 looks into the camera, of 90 to the right.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ CHANNELS = (
     *("s", "u", "heading", "pitch", "bend", "twist", "nod", "look"),
     *(f"{side}_{joint}" for side in SIDES for joint in LIMBS),
 )
-STEP = 0.62  # metres a step
-# Movement in the picture a frame, and what standing still counts as. Three times IDLE is more than
-# TEMPO, so that a story of three times the frames can never be too short.
+STEP = 0.62  # metres per step
+# Movement in the picture per frame, and what standing still counts as. Three times IDLE is more than
+# TEMPO, so motion composed for three times the frames can never be too short.
 TEMPO, IDLE = 0.0082, 0.0035
 
 
@@ -91,7 +91,7 @@ def _depth(u: float) -> float:
 
 @dataclass
 class _Score:
-    """The key poses of one clip: a growing list of (frame, all channels), later joined and smoothed."""
+    """The key poses of one clip: a growing list of (frame, all channels), later interpolated and smoothed."""
 
     rng: np.random.Generator
     aspect: float
@@ -100,13 +100,13 @@ class _Score:
     keys: list[tuple[float, Pose]] = field(default_factory=list)
 
     def key(self, duration: float, changes: Pose) -> None:
-        """Be in the present pose with ``changes`` after ``duration`` frames."""
+        """After ``duration`` frames, be in the present pose with ``changes``."""
         self.frame += duration
         self.pose = self.pose | changes
         self.keys.append((self.frame, self.pose))
 
     def random_pose(self, library: tuple[Pose, ...]) -> Pose:
-        """A pose from the library, mirrored or not, no two alike."""
+        """A pose from the library, mirrored or not, and slightly changed at random."""
         chosen = library[int(self.rng.integers(len(library)))]
         if self.rng.random() < 0.5:
             chosen = _mirror(chosen)
@@ -114,12 +114,12 @@ class _Score:
         return pose | {"look": pose["look"] + self.rng.uniform(-35, 35)}
 
     def facing(self, heading: float) -> float:
-        """``heading`` plus whole turns, so that the way there from the present heading is the short one."""
+        """``heading`` plus whole turns, chosen so that the turn from the present heading is the short one."""
         now = self.pose["heading"]
         return now + (heading - now + 180) % 360 - 180
 
     def pace(self, pose: Pose) -> float:
-        """Frames that a change to ``pose`` takes: the widest angle sets it."""
+        """Number of frames that a change to ``pose`` takes; the largest angle decides."""
         return 12 + max(abs(angle - self.pose[name]) for name, angle in pose.items()) / 3.4
 
     def walk(self, s: float, u: float, arms: Pose) -> None:
@@ -127,7 +127,7 @@ class _Score:
         z0, z1 = _depth(self.pose["u"]), _depth(u)
         half = self.aspect / 2 / FOCAL
         dx, dz = half * (s * z1 - self.pose["s"] * z0), z1 - z0
-        # Picture speed, not floor speed, is what makes frames differ: count in picture heights.
+        # Speed in the picture, not on the floor, makes frames differ: count in picture heights.
         shift = np.hypot((s - self.pose["s"]) * self.aspect / 2, 0.9 * np.log(z1 / z0))
         way = self.facing(float(np.degrees(np.arctan2(dx, -dz))))
         turn = self.pace(arms | {"heading": way})
@@ -152,9 +152,9 @@ class _Score:
 def perform(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, Array]:
     """A clip's random motion as a posed skeleton: ``skeleton``'s points, each ``[frames, 3]``.
 
-    It opens near the middle, facing the camera. Clips of 300 frames and more leave the picture once.
-    The tempo is evened out: slow stretches are sped up and fast ones slowed down, so that frame
-    differences stay alike and nothing jumps.
+    The person begins near the middle, facing the camera. In clips of 300 frames and more, it leaves the
+    picture once. The tempo is evened out: slow stretches are sped up and fast ones slowed down, so that
+    successive frames differ by about as much throughout and nothing jumps.
     """
     points = skeleton(_compose(rng, frames, aspect), aspect)
     names = [
@@ -164,7 +164,7 @@ def perform(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, A
     places, scale = project(joints, 1.0, aspect)  # in picture heights
     outside = np.abs(places[:, :, 0] - aspect / 2) > aspect / 2 + 0.05
     steps = np.diff(places, axis=0)
-    # What a moving edge adds to two frames' mean squared difference goes with its length over the area.
+    # A moving edge adds to two frames' mean squared difference in proportion to its length over the area.
     squares = ((steps**2).sum(-1) * scale[1:] * ~outside[1:]).mean(1) * 2 / aspect
     effort = np.sqrt(np.convolve(squares, _hann(15), mode="same")) + IDLE
     passed = np.concatenate([[0.0], np.cumsum(effort)])
@@ -175,7 +175,7 @@ def perform(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, A
 
 
 def _compose(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, Array]:
-    """Random motion, more than enough for ``frames``: every channel as a smooth curve."""
+    """Random motion, enough for more than ``frames`` frames: a smooth curve for every channel."""
     length = 3 * frames + 60
     score = _Score(
         rng,
@@ -191,7 +191,7 @@ def _compose(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, 
             score.walk(rng.uniform(-0.3, 0.3), rng.uniform(0, 0.4), STANDING)
             score.turn(rng.uniform(-40, 40))
         elif (kind := rng.random()) < 0.4:
-            # To the other side, but not to a stop behind the pillar.
+            # To the other side, but never stopping behind the pillar.
             s = rng.uniform(-0.7, -0.1) if score.pose["s"] > -0.1 else rng.uniform(0.1, 0.45)
             score.walk(s, rng.uniform(0, 1) ** 2, score.random_pose(ARM_POSES))
             if rng.random() < 0.7:
@@ -211,7 +211,7 @@ def _hann(window: int) -> Array:
 
 
 def _smooth(keys: list[tuple[float, Pose]], frames: int, window: int = 27) -> dict[str, Array]:
-    """Join key poses by straight lines, then round the corners with a Hann window of ``window`` frames."""
+    """Interpolate key poses linearly, then smooth them with a Hann window of ``window`` frames."""
     times = np.array([frame for frame, _ in keys])
     grid = np.arange(frames + window - 1) - window // 2
     curves = {}
@@ -222,7 +222,7 @@ def _smooth(keys: list[tuple[float, Pose]], frames: int, window: int = 27) -> di
 
 
 def _rotate(i: int, j: int, degrees: Array) -> Array:
-    """Rotations ``[T, 3, 3]`` of axis i towards axis j; a body's axes are 0 left, 1 up, 2 forward."""
+    """Rotations ``[T, 3, 3]`` of axis i towards axis j. A body's axes are 0 left, 1 up, 2 forward."""
     a = np.radians(degrees)
     R = np.zeros((len(a), 3, 3))
     R[:, (0, 1, 2), (0, 1, 2)] = 1.0
@@ -233,7 +233,7 @@ def _rotate(i: int, j: int, degrees: Array) -> Array:
 
 
 def _gait(m: dict[str, Array], x: Array, z: Array) -> dict[str, Array]:
-    """Add the swing of legs and arms that the distance walked calls for."""
+    """Add the swing of legs and arms for the distance walked."""
     speed = np.hypot(np.gradient(x), np.gradient(z))
     phase = np.cumsum(speed) / STEP * np.pi
     swing = 27 * np.tanh(speed / 0.012)
@@ -256,7 +256,7 @@ def skeleton(motion: dict[str, Array], aspect: float) -> dict[str, Array]:
         aspect: the picture's width over its height.
 
     Returns:
-        World points ``[T, 3]`` by name, and the unit vectors ``head_forward`` and ``chest_forward``.
+        Points in the room ``[T, 3]`` by name, and the unit vectors ``head_forward`` and ``chest_forward``.
     """
     z = NEAR * (FAR / NEAR) ** motion["u"]
     x = motion["s"] * z * aspect / 2 / FOCAL
@@ -339,7 +339,7 @@ def _limbs(
 
 
 def _heading(heading: Array, v: Array) -> Array:
-    """Body axes (left, up, forward) ``[T, 3]`` to world axes for a person looking along ``heading``."""
+    """Vectors ``[T, 3]`` along a body's axes (left, up, forward) as vectors along the room's axes."""
     a = np.radians(heading)
     x = np.cos(a) * v[:, 0] + np.sin(a) * v[:, 2]
     z = np.sin(a) * v[:, 0] - np.cos(a) * v[:, 2]
@@ -347,9 +347,9 @@ def _heading(heading: Array, v: Array) -> Array:
 
 
 def _stand(p: dict[str, Array], heading: Array, x: Array, z: Array) -> dict[str, Array]:
-    """Put the body's lower foot on the floor and its feet, more than its hips, over the point (x, z)."""
+    """Put the lower foot on the floor, and the feet, more than the hips, over the point (x, z)."""
     left, right = p["left_ankle"], p["right_ankle"]
-    # A soft minimum: the weight passes from foot to foot without a jolt.
+    # A soft minimum, so that the weight shifts from foot to foot without a jolt.
     k = 0.03
     low = -k * np.logaddexp(-left[:, 1] / k, -right[:, 1] / k) + k * np.log(2.0)
     middle = 0.35 * (left + right)

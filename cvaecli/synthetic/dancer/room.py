@@ -1,7 +1,7 @@
-"""The studio of the synthetic set: a camera, a light and a small ray caster for a still room.
+"""The room of the dancer set: a camera, a light and a small ray caster for what does not move.
 
-World axes in metres: x to the right of the picture, y up from the floor, z away from the camera, which
-stands at (0, ``CAMERA_HEIGHT``, 0) and looks along z. The room never changes, so it is cast once.
+The axes are in metres: x to the right of the picture, y up from the floor, z away from the camera, which
+stands at (0, ``CAMERA_HEIGHT``, 0) and looks along z. The room never changes, so it is cast once per size.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ ASPECT = 2.0  # the room is drawn for 2:1 pictures and stretched sideways for ot
 
 
 def project(points: Array, height: float, width: float) -> tuple[Array, Array]:
-    """World points ``[..., 3]`` to picture points ``[..., 2]`` (x, y) and pixels per metre ``[...]``.
+    """Where points ``[..., 3]`` of the room are in the picture.
 
-    Pixel (0, 0) is the picture's upper left corner, not a pixel's centre; z must be above 0.
+    (0, 0) is the upper left corner of the picture, not the centre of a pixel. z must be above 0.
+
+    Returns:
+        Points ``[..., 2]`` (x, y) in pixels, and pixels per metre ``[...]`` there.
     """
     scale = FOCAL * height / points[..., 2]
     x = width / 2 + points[..., 0] * scale
@@ -34,14 +37,14 @@ def project(points: Array, height: float, width: float) -> tuple[Array, Array]:
 
 
 def light(x: Array, z: Array) -> Array:
-    """How bright the light is (about 0.6..1.2) over floor point (x, z): daylight from the left, a lamp."""
+    """Brightness (about 0.6..1.2) over the floor point (x, z): daylight from the left, and a lamp."""
     day = np.exp(-(((x + 1.6) / 2.6) ** 2) - ((z - 4.4) / 2.2) ** 2)
     lamp = np.exp(-(((x - 2.9) / 1.5) ** 2) - ((z - 6.2) / 1.5) ** 2)
     return 0.88 + 0.32 * day + 0.2 * lamp
 
 
 def _noise(u: Array, seed: int) -> Array:
-    """Repeatable noise in 0..1 for whole numbers ``u``; integer hashing, the same on every machine."""
+    """Noise in 0..1 as a function of whole numbers ``u``: an integer hash, the same on every machine."""
     h = u.astype(np.int64).astype(np.uint64) * np.uint64(2654435761) + np.uint64(seed * 40503)
     h = (h ^ (h >> np.uint64(15))) * np.uint64(2246822519)
     h = (h ^ (h >> np.uint64(13))) * np.uint64(3266489917)
@@ -58,7 +61,7 @@ def _in(u: Array, low: float, high: float) -> npt.NDArray[np.bool_]:
 
 
 def _floor(p: Array, n: Array) -> Array:
-    """Oak boards along z, a bordered rug and the window's patch of sun."""
+    """Oak boards along z, a rug with a border, and sunlight from the window."""
     x, z = p[:, 0], p[:, 2]
     board = np.floor(x / 0.24)
     plank = np.floor((z + 1.7 * _noise(board + 50, 3)) / 1.6) + 100 * board
@@ -85,7 +88,7 @@ def _floor(p: Array, n: Array) -> Array:
 
 
 def _wall(u: Array, y: Array) -> Array:
-    """Painted plaster above a panelled dado, a rail and a skirting board; ``u`` runs along the wall."""
+    """Painted plaster above a panelled dado, a rail and a skirting board. ``u`` runs along the wall."""
     colour = _rgb("dbe5df") * (0.97 + 0.05 * _noise(np.floor(u * 9) * 31 + np.floor(y * 9), 7))[:, None]
     dado = y < 0.82
     colour[dado] = _rgb("ece7da")
@@ -99,7 +102,7 @@ def _wall(u: Array, y: Array) -> Array:
 
 
 def _window(colour: Array, u: Array, y: Array, left: float, right: float) -> Array:
-    """Paint a four-pane window with sky and garden onto a wall; it shines, so call it after lighting."""
+    """Paint a window of four panes, with sky and garden, onto a wall. It shines: call this after lighting."""
     low, high = 1.0, 2.25
     colour[_in(u, left - 0.1, right + 0.1) & _in(y, low - 0.12, high + 0.1)] = _rgb("fffaf0")
     pane = _in(u, left, right) & _in(y, low, high)
@@ -126,7 +129,7 @@ def _painting(colour: Array, u: Array, y: Array) -> Array:
 
 
 def _books(p: Array, n: Array) -> Array:
-    """A bookcase's front: shelves of book spines in many colours."""
+    """The front of a bookcase: shelves of book spines in many colours."""
     x, y = p[:, 0], p[:, 1]
     shelf = np.floor(y / 0.36)
     book = np.floor(x / 0.085) + 37 * shelf
@@ -141,7 +144,7 @@ def _books(p: Array, n: Array) -> Array:
 
 
 def _plain(tone: str, stripe: float = 0.0, dark: float = 0.9) -> Texture:
-    """One colour; with ``stripe`` above 0, upright stripes that wide in metres, each other ``dark``."""
+    """One colour. With ``stripe``, upright stripes of that width in metres, every other one ``dark``."""
 
     def texture(p: Array, n: Array) -> Array:
         colour = np.repeat(_rgb(tone), len(p), axis=0)
@@ -154,7 +157,7 @@ def _plain(tone: str, stripe: float = 0.0, dark: float = 0.9) -> Texture:
 
 @dataclass(frozen=True)
 class _Box:
-    """An axis-aligned box, or with ``round`` the ellipsoid inside it. ``front``: nearer than any walker."""
+    """An axis-aligned box, or with ``round`` the ellipsoid in it. ``front``: nearer than the person gets."""
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
@@ -243,8 +246,8 @@ def cast(height: int, width: int) -> tuple[Array, npt.NDArray[np.bool_], npt.NDA
     """The empty room in ``height`` x ``width`` pixels.
 
     Returns:
-        colours ``[H, W, 3]`` in 0..1; a mask ``[H, W]`` of the foreground furniture, which hides a
-        figure behind it; a mask ``[H, W]`` of the floor, where a figure's shadow falls.
+        Colours ``[H, W, 3]`` in 0..1; a mask ``[H, W]`` of the furniture in the foreground, which hides a
+        person behind it; a mask ``[H, W]`` of the floor, where a person's shadow falls.
     """
     v, u = np.mgrid[0:height, 0:width] + 0.5
     slope = np.stack([(u / width - 0.5) * ASPECT, HORIZON - v / height, np.full(u.shape, FOCAL)], axis=-1)
@@ -265,7 +268,7 @@ def cast(height: int, width: int) -> tuple[Array, npt.NDArray[np.bool_], npt.NDA
         depth = np.where(seen, near, depth)
         p[seen] = rays[seen] * near[seen, None] + np.array([0.0, CAMERA_HEIGHT, 0.0])
         colour[seen] = box.texture(p[seen], normal[seen])
-        # Day comes from the upper left and a little from the camera's side.
+        # Daylight comes from the upper left and a little from the camera's side.
         facing = normal[seen] @ np.array([-0.35, 0.45, -0.3])
         colour[seen] *= (0.82 + 0.5 * facing)[:, None]
         part[seen], glow[seen], front[seen] = 4, box.glow, box.front

@@ -1,10 +1,9 @@
-"""The built-in robot data: an arm that pushes textured objects about on a table.
+"""The built-in robot set: an arm that pushes textured objects about on a table.
 
-For everyone without data of their own, drawn, not recorded, so the same for the same seed. Frame and
-objects are driven by the numbers that BAIR robot pushing has: the action (dx, dy, dz, gripper) and the
+It is for everyone without data of their own. Pictures are drawn, not recorded, so one seed gives the same
+ones on every machine. The condition is that of BAIR robot pushing: the action (dx, dy, dz, gripper) and the
 end-effector position (x, y, z). The arm does exactly what they say, unless it is told to stray. Objects are
-pushed with contact and friction, and slip by chance when they are first touched: see `tabletop.world` for
-where and how much.
+pushed with contact and friction, and slip by chance when they are first touched: `world` says how much.
 """
 
 from __future__ import annotations
@@ -18,31 +17,33 @@ import numpy.typing as npt
 from PIL import Image
 
 from cvaecli.data.clip import Clip
+from cvaecli.data.kinds import KINDS
 from cvaecli.data.robot import tfrecord
-from cvaecli.data.robot.common import driving
+from cvaecli.data.robot.condition import shifted_condition
 from cvaecli.errors import UserError
 from cvaecli.synthetic.robot import paint, world
-from cvaecli.synthetic.robot.ground import table
+from cvaecli.synthetic.robot.tabletop import empty_table
 
 Layout = Literal["processed", "tfrecord"]
 Floats = npt.NDArray[np.float32]
 
-COUNTS = {"train": 256, "val": 32, "test": 32}
+USUAL = KINDS["robot"]
+FRAMES, CLIPS = USUAL.built_in.frames, USUAL.built_in.clips
 BATCH = 64
-"""Trajectories that are moved together."""
+"""Trajectories that are simulated together."""
 PER_FILE = 256
 """Trajectories in a record file, as in BAIR."""
 
 
 def generate(
-    height: int = 64,
-    width: int = 64,
+    height: int = USUAL.height,
+    width: int = USUAL.width,
     *,
     seed: int = 0,
-    frames: int = 14,
-    train: int = COUNTS["train"],
-    val: int = COUNTS["val"],
-    test: int = COUNTS["test"],
+    frames: int = FRAMES,
+    train: int = CLIPS["train"],
+    val: int | None = None,
+    test: int = CLIPS["test"],
     noise: float = 1.0,
     variant: int = 0,
     stray: float = 0.0,
@@ -52,14 +53,14 @@ def generate(
     Args:
         height, width: picture size in pixels, each at least 16. The table is square and is stretched.
         seed: seeds starts, actions and slips; table and arm are always the same.
-        frames: frames a trajectory, at least 2.
-        train, val, test: trajectories in these splits, at least 1.
-        noise: factor on the objects' slips; with 0, and no stray, start and actions determine everything.
-            Starts and actions do not depend on it.
-        variant: another number, other slips and errors of the arm: another future of the same starts and
-            actions.
-        stray: how far the arm goes astray, in x and in y: standard deviation in table widths. Actions and
-            positions are then what it was sent.
+        frames: frames per trajectory, at least 2.
+        train, val, test: trajectories in these splits, each at least 1; None: as many in val as in test.
+        noise: factor on the objects' slips. With noise 0 and stray 0, start and actions determine
+            everything. Starts and actions do not depend on it.
+        variant: another number gives other slips and other errors of the arm: another future of the same
+            starts and actions.
+        stray: standard deviation of the arm's error in x and in y, in table widths. Actions and positions
+            then say where the arm was sent, not where it is.
 
     Returns:
         Splits ``train``, ``val`` and ``test``. Clips are named ``train/0`` and so on; frames are uint8
@@ -69,12 +70,11 @@ def generate(
     Raises:
         UserError: an argument is out of range.
     """
-    drawn = _draw(
-        height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant, stray
-    )
+    counts = {"train": train, "val": test if val is None else val, "test": test}
+    drawn = _draw(height, width, seed, frames, counts, noise, variant, stray)
     return {
         split: [
-            Clip(f"{split}/{i}", pixels, driving(actions, positions))
+            Clip(f"{split}/{i}", pixels, shifted_condition(actions, positions))
             for i, (pixels, actions, positions) in enumerate(items)
         ]
         for split, items in drawn.items()
@@ -107,7 +107,7 @@ def _draw(
         if not value >= least:
             raise UserError(f"{name} is {value}", f"the synthetic set needs at least {least}")
     scale = 3 if min(height, width) < 48 else 2
-    ground = table(height * scale, width * scale)
+    ground = empty_table(height * scale, width * scale)
     splits: dict[str, list[Item]] = {}
     for number, (split, count) in enumerate(counts.items()):
         items = splits[split] = []
@@ -124,26 +124,26 @@ def _draw(
 
 def write(
     root: Path,
-    height: int = 64,
-    width: int = 64,
+    height: int = USUAL.height,
+    width: int = USUAL.width,
     *,
     layout: Layout = "processed",
     seed: int = 0,
-    frames: int = 14,
-    train: int = COUNTS["train"],
-    val: int = COUNTS["val"],
-    test: int = COUNTS["test"],
+    frames: int = FRAMES,
+    train: int = CLIPS["train"],
+    val: int | None = None,
+    test: int = CLIPS["test"],
     noise: float = 1.0,
     variant: int = 0,
     stray: float = 0.0,
 ) -> None:
-    """Write the set as a folder in a robot layout; other arguments as for ``generate``.
+    """Write the set as a folder in a robot layout; other arguments as in ``generate``.
 
     ``processed``: ``{train,validate,test}/traj_A_to_B.tfrecords/N/{0,1,...}.png`` with ``actions.csv``
     and ``endeffector_positions.csv``. ``tfrecord``: ``softmotion30_44k/{train,validate,test}/
-    traj_A_to_B.tfrecords``; BAIR itself has no validate folder. Both read back bit for bit.
+    traj_A_to_B.tfrecords``; BAIR itself has no validate folder. Both are read back bit for bit.
 
-    The folder appears only when complete. Its parents are made.
+    The folder appears only when it is complete. Its parents are made.
 
     Raises:
         UserError: ``root`` exists and is not an empty folder, or an argument is out of range.
@@ -154,9 +154,8 @@ def write(
         raise UserError(
             f"height is {height} and width is {width}", "pictures in TFRecords must be square, as BAIR's are"
         )
-    splits = _draw(
-        height, width, seed, frames, {"train": train, "val": val, "test": test}, noise, variant, stray
-    )
+    counts = {"train": train, "val": test if val is None else val, "test": test}
+    splits = _draw(height, width, seed, frames, counts, noise, variant, stray)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         # A folder inside it, because the temporary one is open to its owner only.
@@ -179,7 +178,7 @@ def _write_folders(group: Path, items: list[Item]) -> None:
         for t, image in enumerate(pixels):
             Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / f"{t}.png")
         for name, values in (("actions", actions), ("endeffector_positions", positions)):
-            # Nine digits tell every float32 from its neighbours.
+            # Nine digits distinguish every float32 from its neighbours.
             rows = [",".join(f"{value:.9g}" for value in row) for row in values]
             (folder / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""The picture of the table: a camera that looks down a little from the front, a light from the upper left.
+"""Drawing the table: the camera looks down on it, slightly from the front; the light is at the upper left.
 
-Shapes are signed distances (negative inside) in table widths, laid over the picture with a soft edge of
-one small pixel; pictures are drawn ``scale`` times as large and averaged down, so that textures stay calm
-when they move. A shape is only computed in the part of the picture that it covers in some frame.
+Shapes are signed distances (negative inside) in table widths, laid over the picture with an edge one canvas
+pixel soft. Pictures are drawn ``scale`` times as large and averaged down, so that textures do not flicker
+when they move. A shape is computed only in the part of the picture that it covers in some frame.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Colour = tuple[float, float, float]
 LIGHT = np.array([-0.6, -0.8])
 """Where the light comes from, seen from above."""
 RISE = 0.3
-"""How far up in the picture something appears for each unit of height."""
+"""How far up the picture a point moves per unit of height."""
 SHADE = np.array([0.45, 0.5])
-"""Where shadows fall for each unit of height."""
+"""How far, in x and y, a shadow lies from its object per unit of height."""
 THICK = 0.05  # height of the objects
 SHOULDER = np.array([0.5, -0.34])
 LINKS = (0.72, 0.70)
 ORANGE: Colour = (0.90, 0.42, 0.10)
 LIFTS = ((0.0, 0.16), (0.03, 0.30), (0.06, 0.62))
-"""Slices of the fingers, from the tips up: height above the hand and brightness."""
+"""Slices of the fingers from the tips upwards: height above the hand, and brightness."""
 
 PALETTE: tuple[tuple[Colour, Colour], ...] = (
     ((0.86, 0.16, 0.14), (0.98, 0.87, 0.72)),
@@ -46,12 +46,12 @@ TEXTURES = 5
 
 @dataclass
 class Canvas:
-    """Pictures of one trajectory, ``[T, 3, h, w]`` float32 in 0..1, in large pixels."""
+    """The pictures of one trajectory before they are averaged down: ``[T, 3, h, w]`` float32 in 0..1."""
 
     pixels: Floats
 
     def window(self, centres: npt.NDArray[np.float64], extent: float) -> Window | None:
-        """The part of the picture within ``extent`` of ``centres`` ``[..., 2]`` in any frame."""
+        """The part of the pictures within ``extent`` of any of ``centres`` ``[..., 2]``; None if empty."""
         h, w = self.pixels.shape[2:]
         flat = centres.reshape(-1, 2)
         low, high = flat.min(0) - extent, flat.max(0) + extent
@@ -65,7 +65,7 @@ class Canvas:
 
 @dataclass
 class Window:
-    """A view of a canvas with the table coordinates ``x``, ``y`` ``[h, w]`` of its pixels."""
+    """A part of a canvas, with the table coordinates ``x``, ``y`` ``[h, w]`` and the size of its pixels."""
 
     pixels: Floats
     x: Floats
@@ -78,14 +78,14 @@ class Window:
         return self.x - c[:, 0], self.y - c[:, 1]
 
     def lay(self, colour: Floats, distance: Floats) -> None:
-        """Lays a colour, ``[T, 3, h, w]`` or ``[3, 1, 1]``, over where ``distance`` is negative."""
+        """Lays a colour (``[T, 3, h, w]`` or ``[3, 1, 1]``) over where ``distance`` is negative."""
         cover = _ramp(np.float32(0.5) - distance * np.float32(1 / self.pixel))
         layer = np.minimum(colour, np.float32(1)) - self.pixels
         layer *= cover[:, None]
         self.pixels += layer
 
     def shadow(self, distance: Floats, soft: float | Floats, strength: float) -> None:
-        """Darkens where ``distance`` is negative, with an edge ``soft`` wide; shadows are bluish."""
+        """Darkens where ``distance`` is negative, with an edge of width ``soft``. Shadows are bluish."""
         cover = _ramp(np.float32(0.5) - distance / (np.float32(self.pixel) + soft))
         dark = np.float32(strength) * cover * cover * (3 - 2 * cover)
         self.pixels *= 1 - dark[:, None] * _rgb((0.95, 0.88, 0.78))
@@ -118,7 +118,7 @@ def _hexagon(u: Floats, v: Floats, radius: float) -> Floats:
 def _capsule(
     window: Window, start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], radii: tuple[Floats, Floats]
 ) -> tuple[Floats, Floats, Floats]:
-    """Distance, place along (0 at ``start``, 1 at ``end``) and place across (-1..1), each ``[T, h, w]``."""
+    """Distance, position along (0 at ``start``, 1 at ``end``) and across (-1..1), each ``[T, h, w]``."""
     x, y = window.about(start)
     way = (end - start).astype(np.float32)[:, :, None, None]
     length2 = way[:, 0] ** 2 + way[:, 1] ** 2
@@ -130,13 +130,13 @@ def _capsule(
 
 
 def _ramp(values: npt.NDArray[np.floating]) -> Floats:
-    """``values`` as float32, no less than 0 and no more than 1."""
+    """``values`` as float32, clipped to 0..1."""
     ramp: Floats = np.clip(values, 0, 1).astype(np.float32, copy=False)
     return ramp
 
 
 def _wave(u: Floats, edge: float) -> Floats:
-    """A square wave of period 1 between 0 and 1 with soft edges."""
+    """A square wave between 0 and 1, of period 1, with soft edges."""
     return _ramp(0.5 + np.sin(2 * np.pi * u) / edge)
 
 
@@ -156,7 +156,7 @@ def _shape(kind: int, radius: float, u: Floats, v: Floats) -> Floats:
 
 
 def _texture(kind: int, u: Floats, v: Floats) -> Floats:
-    """How much of the second colour, ``[T, h, w]``; ``u`` and ``v`` in radii."""
+    """Share of the second colour, ``[T, h, w]``. ``u`` and ``v`` are in radii."""
     which = kind // SHAPES % TEXTURES
     if which == 0:
         return _wave(u * 1.05 + 0.25, 0.5)
@@ -205,7 +205,7 @@ def _paint_object(
 
 
 def _elbow(hands: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where the elbow is, from above ``[T, 2]``: always bent to the right of the picture."""
+    """Where the elbow is, seen from above, ``[T, 2]``. It always bends to the right of the picture."""
     way = hands - SHOULDER
     distance = np.clip(np.linalg.norm(way, axis=-1, keepdims=True), 0.1, sum(LINKS) - 1e-3)
     along = (distance**2 + LINKS[0] ** 2 - LINKS[1] ** 2) / (2 * distance)
@@ -249,7 +249,7 @@ def _column(values: npt.NDArray[np.float64]) -> Floats:
 
 
 def _paint_link(window: Window, distance: Floats, along: Floats, across: Floats, tone: Colour) -> None:
-    """A tube: light on its upper left, dark at its outline, a coloured band and a seam."""
+    """A tube, bright at its upper left and dark at its outline, with a coloured band and a seam."""
     shade = 0.50 + 0.55 * np.sqrt(np.maximum(1 - np.minimum(np.abs(across - 0.25), 1) ** 2, 0))
     band = _ramp((0.055 - np.abs(along - 0.78)) * 40)[:, None]
     seam = _ramp((0.012 - np.abs(along - 0.66)) * 90)
@@ -287,7 +287,7 @@ def _fingers(
     grips: npt.NDArray[np.float64],
     axes: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
 ) -> tuple[Floats, Floats, Floats]:
-    """Distance from both fingers and from the palm, and the place across."""
+    """Distance from the fingers, distance from the palm, and position across, each ``[T, h, w]``."""
     x, y = window.about(centres)
     (ax, ay), (bx, by) = ((_column(axis[:, 0]), _column(axis[:, 1])) for axis in axes)
     u: Floats = x * ax + y * ay
@@ -320,7 +320,7 @@ def _paint_fingers(
     grips: npt.NDArray[np.float64],
     elbow: npt.NDArray[np.float64],
 ) -> None:
-    """Finger tips at the height of the hand, the palm above them."""
+    """Finger tips at the height of the hand, and the palm above them."""
     axes = _axes(hands, elbow)
     for lift, tone in LIFTS:
         centres = _seen(hands, z + lift)
@@ -335,9 +335,9 @@ def _paint_fingers(
 
 
 def pictures(world: World, index: int, ground: Floats, scale: int) -> npt.NDArray[np.uint8]:
-    """Trajectory ``index`` of the world, uint8 ``[T, 3, H, W]``.
+    """The frames of trajectory ``index`` of the world, uint8 ``[T, 3, H, W]``.
 
-    ``ground`` is `table` of ``scale`` times the picture's size.
+    ``ground`` is the `empty_table` at ``scale`` times the picture's size.
     """
     frames = world.positions.shape[1]
     canvas = Canvas(np.repeat(ground[None], frames, 0))
@@ -353,7 +353,7 @@ def pictures(world: World, index: int, ground: Floats, scale: int) -> npt.NDArra
             )
     _paint_arm(canvas, world.hands[index], world.grips[index])
     h, w = ground.shape[1] // scale, ground.shape[2] // scale
-    # Rows, then columns: adding slices is far quicker than `mean` over two short axes.
+    # Rows, then columns: adding slices is far faster than `mean` over two short axes.
     rows = canvas.pixels.reshape(frames, 3, h, scale, w * scale)
     tall = np.add.reduce([rows[:, :, :, i] for i in range(scale)])
     small = np.add.reduce([tall[..., i::scale] for i in range(scale)])

@@ -1,17 +1,17 @@
-"""A table with objects that an arm pushes: what moves where, for many trajectories at once.
+"""A table with objects that an arm pushes: the motion of many trajectories at once.
 
-Lengths are in table widths, times in frames: the table is the square [0, 1]^2, x to the right and y
-towards the viewer, z up. Axes: N trajectories, T frames, K objects.
+Lengths are in table widths and times in frames. The table is the square [0, 1]^2, with x to the right, y
+towards the viewer and z up. Axes: N trajectories, T frames, K objects.
 
 What is random and what is not:
 
-- the arm goes exactly where the actions say: position[t + 1] = position[t] + action[t, :3];
-- **unless it is told to stray**: then actions and positions are what it was sent, and the gripper is beside
-  that by a sideways error that comes and goes by chance, from the first frame on (`simulate`'s ``stray``);
-- objects are pushed, push each other, slide on with Coulomb friction and stop, all without chance;
-- **except once for each contact**: in the moment in which the gripper begins to touch an object, the
-  object slips. It gets a sideways speed of ``SLIP`` and a turning speed of ``TWIST`` times a normal random
-  number each. How the same starts and actions go on otherwise is a function of these numbers alone.
+- The arm goes exactly where the actions say: position[t + 1] = position[t] + action[t, :3].
+- **Unless it strays** (`simulate`'s ``stray``): then actions and positions say where it was sent, and the
+  gripper is off by a random error in x and y, which changes over time, from the first frame on.
+- Objects are pushed, push each other, slide on with Coulomb friction and stop, all without chance.
+- **Except once per contact**: at the moment when the gripper begins to touch an object, the object slips. It
+  gets a sideways speed of ``SLIP`` and a turning speed of ``TWIST``, each times a normal random number.
+  Given start and actions, these numbers and the arm's error determine everything.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 SLIP = 0.045
-"""Standard deviation of the sideways speed at a first touch, table widths a frame."""
+"""Standard deviation of the sideways speed at a first touch, in table widths per frame."""
 TWIST = 0.35
-"""Standard deviation of the turning speed at a first touch, radians a frame."""
+"""Standard deviation of the turning speed at a first touch, in radians per frame."""
 
 MEMORY = 0.7
-"""How much of a straying arm's error is left a frame later."""
+"""Share of a straying arm's error that is left in the next frame."""
 
 OBJECTS = 4
 SUBSTEPS = 6
 LOW = 0.1
 """Below this height the gripper touches objects."""
 PARTED = 0.03
-"""A contact is over when gripper and object are so far apart."""
+"""A contact is over when gripper and object are farther apart than this."""
 FRICTION = 0.016
-"""Loss of speed a frame, of everything that slides."""
+"""How much speed a sliding object loses per frame."""
 SPIN_FRICTION = 0.1
 EDGE = 0.08
-"""Nearest that the gripper comes to the table's edge."""
+"""The smallest distance of the gripper from the table's edge."""
 HIGH = 0.3
 
 
@@ -51,14 +51,15 @@ class World:
     """N trajectories of T frames.
 
     Attributes:
-        actions: ``[N, T, 4]``: dx, dy, dz to the next frame, and the gripper then, 0 open to 1 closed.
+        actions: ``[N, T, 4]``: dx, dy, dz to the next frame, and how far the gripper is closed then, from
+            0 (open) to 1.
         positions: ``[N, T, 3]``: where the gripper is sent: x, y, z.
-        grips: ``[N, T]``: the gripper.
-        places: ``[N, T, K, 2]`` of the objects' centres.
-        turns: ``[N, T, K]``, radians.
-        radii: ``[N, K]``; 0 where there is no such object.
-        kinds: ``[N, K]``, whole numbers that choose shape, texture and colour.
-        slips: ``[N, T, K]``: whether the object slipped on the way to the frame.
+        grips: ``[N, T]``: how far the gripper is closed, from 0 (open) to 1.
+        places: ``[N, T, K, 2]``: the objects' centres.
+        turns: ``[N, T, K]``: the objects' angles in radians.
+        radii: ``[N, K]``: the objects' radii; 0 where there is no such object.
+        kinds: ``[N, K]``: whole numbers that choose shape, texture and colour.
+        slips: ``[N, T, K]``: whether the object slipped just before the frame.
         strays: ``[N, T, 3]``: how far the gripper is from where it is sent.
     """
 
@@ -74,19 +75,19 @@ class World:
 
     @property
     def hands(self) -> Array:
-        """``[N, T, 3]``: where the gripper is."""
+        """``[N, T, 3]``: where the gripper really is."""
         return self.positions + self.strays
 
 
 def simulate(seeds: list[list[int]], frames: int, noise: float, variant: int, stray: float = 0.0) -> World:
-    """One trajectory a seed.
+    """One trajectory per seed.
 
     Args:
-        seeds: of the starts and actions, one list of whole numbers each.
+        seeds: of the starts and actions; each is a list of whole numbers.
         frames: T.
-        noise: factor on ``SLIP`` and ``TWIST``; with 0, and no stray, start and actions determine all.
-        variant: another number, other slips and errors of the arm for the same starts and actions.
-        stray: standard deviation of the arm's error in x and in y, table widths.
+        noise: factor on ``SLIP`` and ``TWIST``. With noise 0 and stray 0, start and actions determine all.
+        variant: another number gives other slips and errors of the arm for the same starts and actions.
+        stray: standard deviation of the arm's error in x and in y, in table widths.
     """
     starts = [_start(np.random.default_rng(seed), frames) for seed in seeds]
     path, places, turns, radii, kinds = (np.stack(part) for part in zip(*starts, strict=True))
@@ -110,7 +111,7 @@ def simulate(seeds: list[list[int]], frames: int, noise: float, variant: int, st
 
 
 def _start(rng: np.random.Generator, frames: int) -> tuple[Array, Array, Array, Array, npt.NDArray[np.int64]]:
-    """The path (see `_act`), objects' places, turns, radii and kinds."""
+    """The path (see `_act`), and the objects' places, turns, radii and kinds."""
     count = int(rng.integers(2, OBJECTS + 1))
     radii = np.where(np.arange(OBJECTS) < count, rng.uniform(0.065, 0.095, OBJECTS), 0)
     places = np.full((OBJECTS, 2), 9.0)
@@ -126,10 +127,10 @@ def _start(rng: np.random.Generator, frames: int) -> tuple[Array, Array, Array, 
 
 
 def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
-    """A path that strikes through objects: approach low, push on, lift, go to another one.
+    """A path ``[T + 1, 4]`` that pushes the objects: approach one low, push through it, lift, go to the next.
 
-    Row 0 is the first position and gripper, row t the step to position t and the gripper there. It looks
-    at where objects are at the start only, so that it does not depend on chance later.
+    Row 0 is the first position and gripper, row t the step to position t and the gripper there. The path
+    depends only on where the objects are at the start, so that later chance does not change it.
     """
     order = rng.permutation(len(places))
     angle = rng.uniform(-np.pi, np.pi)
@@ -155,7 +156,7 @@ def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
         step *= min(1.0, speed / max(1e-6, float(np.linalg.norm(step[:2])), abs(step[2]) * 0.8))
         velocity = 0.45 * velocity + 0.55 * step + rng.normal(0, [0.006, 0.006, 0.008])
         low, high = np.array([EDGE, EDGE, 0.02]), np.array([1 - EDGE, 1 - EDGE, HIGH])
-        # Rounded to what is stored, so that the numbers in the files drive the arm exactly.
+        # Rounded as it is stored, so that the numbers in the files move the arm exactly so.
         new = np.clip(at + velocity, low, high)
         move = (new - at).astype(np.float32).astype(np.float64)
         velocity, at = move, at + move
@@ -165,9 +166,9 @@ def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
 
 
 def _errors(rng: np.random.Generator, frames: int) -> Array:
-    """A straying arm's error ``[T, 3]``, in standard deviations; a frame keeps ``MEMORY`` of the one before.
+    """A straying arm's error ``[T, 3]`` in standard deviations. ``MEMORY`` of it is left in the next frame.
 
-    None in height: the arm would touch things that it is sent over.
+    There is no error in height, or the arm would touch objects that it is to pass over.
     """
     fresh = rng.normal(size=(frames, 3)) * [1, 1, 0]
     errors = fresh.copy()
@@ -180,12 +181,15 @@ def _errors(rng: np.random.Generator, frames: int) -> Array:
 
 
 def reach(grip: Array) -> Array:
-    """Radius of the gripper; open fingers are wider."""
+    """Radius of the gripper. Open fingers are wider."""
     return 0.045 + 0.02 * (1 - grip)
 
 
 def _push(world: World, chance: Array) -> None:
-    """Moves the objects in place. ``chance`` ``[N, T, K, 2]``: sideways and turning slips, in deviations."""
+    """Moves the objects of ``world``, in place.
+
+    ``chance`` ``[N, T, K, 2]``: the sideways and the turning slip at each frame, in standard deviations.
+    """
     places, turns = world.places[:, 0].copy(), world.turns[:, 0].copy()
     speed, spin = np.zeros_like(places), np.zeros_like(turns)
     touched = np.zeros(turns.shape, bool)
@@ -223,7 +227,7 @@ def _between(start: Array, end: Array) -> tuple[Array, Array]:
 def _strike(
     places: Array, speed: Array, spin: Array, touch: Mask, normal: Array, side: Array, gap: Array, move: Array
 ) -> None:
-    """The gripper pushes what it touches: no overlap, no approach, and some dragging along sideways."""
+    """The gripper pushes what it touches: no overlap, no approach, and some sideways drag."""
     places += np.where(touch, -gap, 0)[..., None] * normal
     approach = ((move - speed) * normal).sum(-1)
     speed += np.where(touch, np.maximum(approach, 0), 0)[..., None] * normal
@@ -233,7 +237,7 @@ def _strike(
 
 
 def _collide(places: Array, speed: Array, radii: Array) -> None:
-    """Objects push each other apart; of equal mass, without bouncing."""
+    """Objects push each other apart. All have the same mass and none bounces."""
     for i in range(OBJECTS):
         for j in range(i):
             normal, distance = _between(places[:, j], places[:, i])
@@ -254,7 +258,7 @@ def _slow(speed: Array, spin: Array) -> None:
 
 
 def _stay(places: Array, speed: Array, radii: Array) -> None:
-    """The rails around the table stop everything."""
+    """The rails around the table stop the objects."""
     margin = np.where(radii > 0, radii + 0.05, -99)[..., None]
     out = (places < margin) | (places > 1 - margin)
     np.clip(places, margin, 1 - margin, out=places)

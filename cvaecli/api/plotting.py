@@ -1,0 +1,70 @@
+"""Draw figures from runs' files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..config.schema import RunConfig
+from ..errors import UserError
+from ..reporter import Reporter
+from ..run import find_run
+from .loading import RUNS
+
+
+def plot(
+    kind: str,
+    run_specs: Sequence[str | Path] = (),
+    *,
+    out: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    split: str | None = None,
+    log: bool | None = None,
+    sequence: int = 0,
+    samples: int = 16,
+    runs: Path = RUNS,
+    reporter: Reporter | None = None,
+) -> list[Path]:
+    """Draw one kind of figure, or all; several runs become one comparison.
+
+    A run without the files that a comparison needs is left out, and the reporter is warned.
+
+    Everything is drawn from the files of the runs, except ``samples``: that first predicts one clip
+    ``samples`` times with each run's model, see ``prediction.futures``.
+
+    Args:
+        kind: see ``plots.plot``.
+        run_specs: see ``run.find_run``; the newest run when empty.
+        out, labels, split, log: see ``plots.plot``.
+        sequence: of ``samples``: which clip of ``split`` (test when unset).
+        samples: of ``samples``: how many futures, at least 2.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: an unknown kind, no such run, or one without the files that the figure needs.
+    """
+    from .. import plots
+
+    if labels and kind == "compare":
+        raise UserError("--label: compare names settings by what differs in their configs", "leave it out")
+    specs: Sequence[str | Path | None] = run_specs or [None]
+    folders = [find_run(spec, runs).path for spec in specs]
+    if kind == "samples":
+        from .prediction import futures
+
+        split = split or "test"
+        for folder in folders:
+            futures(folder, split=split, sequence=sequence, samples=samples, reporter=reporter)
+    warn = reporter.warn if reporter else None
+    return plots.plot(kind, folders, out, labels=labels or None, split=split, log=log, warn=warn)
+
+
+def plot_schedule(
+    kind: str, configs: Mapping[str, RunConfig], *, out: str | Path | None = None
+) -> list[Path]:
+    """Draw ``beta``, ``tfr`` or ``lr`` of configs by name, without a run; see ``plots.plot_planned``."""
+    from .. import plots
+
+    return plots.plot_planned(kind, configs, out)

@@ -1,0 +1,211 @@
+"""Go on with an interrupted training, and record what is no longer as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import checkpoint as checkpoints
+from ..config.loading import load
+from ..config.schema import RunConfig
+from ..data.clip import VideoData
+from ..engine.batches import Sampler
+from ..engine.distributed import join
+from ..engine.fit import Trainer
+from ..launch import one_report_per_machine, several
+from ..reporter import Reporter, Silent
+from ..run import Run, find_run
+from ..schedules import beta, learning_rate, tfr
+from .loading import RUNS, refuse_overrides
+from .training import fit, prepared
+
+HARMLESS = {
+    *("epochs", "max_steps", "max_minutes", "save_every", "save_minutes", "log_every"),
+    *("accumulate", "kept_steps", "init"),
+}
+"""Keys of ``train`` that may change without making it another training. ``epochs`` matters where a schedule
+refers to it: then the schedule moves."""
+SCORED = ("frames", "clips", "samples", "prior")
+"""Keys of ``eval`` that change the numbers of a validation."""
+
+
+def resume(
+    run: str | Path, overrides: Sequence[str] = (), *, runs: Path = RUNS, reporter: Reporter | None = None
+) -> Run:
+    """Go on with an interrupted training; bit for bit on the same machine if nothing is overridden.
+
+    A change of ``train`` that moves a schedule or makes it another training is reported as a warning and
+    recorded in ``run.json`` under ``schedule_changes``. After a change of ``eval`` that validations do not
+    compare across, the best checkpoint is chosen anew (``eval_changes``).
+
+    Args:
+        run: see ``run.find``.
+        overrides: of train.*, eval.*, runtime.* and data.root; the data must be the same.
+
+    Raises:
+        UserError: nothing to resume, other data, or an override of anything else.
+    """
+    reporter = reporter or Silent()
+    with one_report_per_machine():
+        home = find_run(run, runs)
+        refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
+        # Where there are several processes they must meet before they read the checkpoint.
+        device = load(home.path / "config.yaml", overrides).runtime.device if several() else "auto"
+    with join(device) as world:
+        reporter = reporter if world.leads else Silent()
+        saved, warning = world.once(lambda: checkpoints.load_for_resume(home))
+        if warning:
+            reporter.warn(warning)
+        before, config = checkpoints.config_of(saved), checkpoints.config_of(saved, overrides)
+        data, trainer = prepared(config, reporter, world, saved)
+        world.once(lambda: _note_resumption(home, trainer, reporter))
+        world.once(lambda: _record_changes(home, before, trainer, data, reporter))
+        if scoring_changes(before, config):
+            trainer.best_psnr = None
+        return fit(home, trainer, data, reporter)
+
+
+def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
+    run.forget_after(trainer.step)
+    run.write_config(trainer.config)
+    run.make_latest()
+    if trainer.finished:
+        reporter.note(
+            f"{run.path}: all {trainer.step} steps are done; raise train.epochs or a stop to train longer"
+        )
+    else:
+        reporter.note(f"resuming {run.path} at epoch {trainer.epoch}, step {trainer.step}")
+    run.update_info(
+        status="running",
+        resumed_at_step=trainer.step,
+        device=trainer.device.name,
+        processes=trainer.world.size,
+    )
+
+
+# --- what is no longer as it was ----------------------------------------------------------------------
+
+
+def _record_changes(
+    run: Run, before: RunConfig, trainer: Trainer, data: VideoData, reporter: Reporter
+) -> None:
+    """Warn of what the overrides change, and record it in ``run.json``."""
+    step = trainer.step
+    moved = schedule_change(before, trainer, data)
+    if moved is not None:
+        changed = ", ".join(f"{key} {_arrow(values)}" for key, values in moved["changed"].items())
+        seam = ", ".join(f"{name} {_arrow(moved[name])}" for name in ("beta", "lr", "tfr"))
+        reporter.warn(
+            f"{changed}: at step {step} {seam}; this run no longer compares with runs of either setting"
+        )
+    scored = scoring_changes(before, trainer.config)
+    if scored:
+        changed = ", ".join(f"{key} {_arrow(values)}" for key, values in scored.items())
+        reporter.warn(
+            f"{changed}: validations before and after step {step} do not compare; "
+            "the best checkpoint is chosen anew"
+        )
+    _add(run, "schedule_changes", before, step, moved)
+    _add(run, "eval_changes", before, step, {"step": step, "changed": scored} if scored else None)
+
+
+def _add(run: Run, key: str, before: RunConfig, step: int, entry: Mapping[str, Any] | None) -> None:
+    """Add to a list of ``run.json``.
+
+    Entries that the checkpoint, made with the config ``before``, knows nothing of are dropped: the process
+    that made them was killed before it saved.
+    """
+
+    def in_effect(change: Mapping[str, Any]) -> bool:
+        config = before.to_dict()
+        return all(
+            config[section][name] == new
+            for (section, _, name), (_, new) in (
+                (changed.partition("."), values) for changed, values in change["changed"].items()
+            )
+        )
+
+    earlier = run.info().get(key, [])
+    entries = [each for each in earlier if each["step"] < step or (each["step"] == step and in_effect(each))]
+    entries += [dict(entry)] if entry else []
+    if entries != earlier:
+        run.update_info(**{key: entries})
+
+
+def _arrow(values: Sequence[Any]) -> str:
+    old, new = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in values)
+    return f"{old} -> {new}"
+
+
+def scoring_changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
+    """The keys that change what a validation scores: ``[old, new]`` values."""
+    old, new = before.eval.model_dump(mode="json"), after.eval.model_dump(mode="json")
+    return {f"eval.{key}": [old[key], new[key]] for key in SCORED if old[key] != new[key]}
+
+
+def schedule_change(before: RunConfig, trainer: Trainer, data: VideoData) -> dict[str, Any] | None:
+    """What a change of ``train`` does to the course of a training; None where the new config describes the
+    steps that are already done as well.
+
+    Returns:
+        ``step``, the number of steps done; ``changed``, ``[old, new]`` values by key; ``total_steps``, the
+        length that schedules refer to, old and new; ``beta``, ``tfr`` and ``lr`` of the last step done and of
+        the next one.
+    """
+    after, step = trainer.config, trainer.step
+    old_keys, new_keys = before.train.model_dump(mode="json"), after.train.model_dump(mode="json")
+    changed = {key: [old_keys[key], new_keys[key]] for key in old_keys if old_keys[key] != new_keys[key]}
+    if not step or not changed:
+        return None
+    old, new = (_Course.of(config, trainer, data) for config in (before, after))
+    another = any(key not in HARMLESS for key in changed)
+    if not another and all(old.at(*place) == new.at(*place) for place in old.places(step)):
+        return None
+    last, following = old.at(*list(old.places(step))[-1]), new.at(step, trainer.epoch)
+    return {
+        "step": step,
+        "changed": {f"train.{key}": values for key, values in changed.items()},
+        "total_steps": [old.total, new.total],
+        **{name: [last[name], following[name]] for name in last},
+    }
+
+
+class _Course(NamedTuple):
+    """A config's schedules over a whole training."""
+
+    config: RunConfig
+    steps: list[int]  # of each epoch
+
+    @classmethod
+    def of(cls, config: RunConfig, trainer: Trainer, data: VideoData) -> _Course:
+        sampler = Sampler(
+            [clip.n_frames for clip in data.splits["train"]],
+            config.train,
+            config.train.sampling or trainer.model.sampling,
+            config.seed,
+            config.data.partial,
+            config.data.n_past,
+        )
+        return cls(config, [sampler.steps(epoch) for epoch in range(config.train.epochs)])
+
+    @property
+    def total(self) -> int:
+        return sum(self.steps)
+
+    def places(self, count: int) -> Iterator[tuple[int, int]]:
+        """(step, epoch) of the first ``count`` steps."""
+        step = 0
+        for epoch, steps in enumerate(self.steps):
+            for _ in range(min(steps, count - step)):
+                yield step, epoch
+                step += 1
+
+    def at(self, step: int, epoch: int) -> dict[str, float]:
+        config, total = self.config, self.total
+        forcing = config.teacher_forcing
+        return {
+            "beta": beta(config.kl, step, epoch, total_steps=total, epochs=config.train.epochs),
+            "tfr": tfr(forcing, epoch) if forcing else 0.0,
+            "lr": learning_rate(config.optim, step, epoch, total_steps=total),
+        }

@@ -1,0 +1,269 @@
+"""Many trainings from one command: start them, watch them, tell how they ended.
+
+``sweeping.plan`` says which runs there are, ``sweeping.queue`` who trains which, ``sweep_worker`` trains one.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import UserError
+from ..reporter import Reporter, Silent
+from ..run import read_rows
+from ..signals import InterruptedRun, Interruption
+from ..sweeping.plan import FILE, Cell, Plan
+from ..sweeping.shares import shares
+from .loading import RUNS, load_data
+from .training import dry_run
+
+if TYPE_CHECKING:
+    from ..sweeping.crew import Crew
+    from ..sweeping.queue import Queue, State
+
+POLL = 0.25
+"""Seconds between two looks at the workers."""
+REFRESH = 2.0
+"""Seconds between two looks at the queue while no worker ends."""
+TOLD_TO_ALL = 5.0
+"""Seconds that workers are left after a SIGTERM, which Slurm sends to all processes: they may know."""
+
+
+class Progress(NamedTuple):
+    """One cell of a sweep, as it is shown."""
+
+    state: State
+    epoch: str  # "3/10" while it runs
+    psnr: float | None  # the final one, or the best validation so far
+    seconds_left: float | None
+
+
+def sweep(
+    config: str,
+    arguments: Sequence[str],
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    stale_after: float = 120,
+    wait: bool = True,
+    retry_failed: bool = False,
+    runs: Path = RUNS,
+    reporter: Reporter | None = None,
+    watch: Callable[[list[Progress]], None] = lambda cells: None,
+) -> dict[str, Any]:
+    """Train every cell of a grid, or search; start it or go on with it, beside other processes or alone.
+
+    Args:
+        config: a config's file or built-in name.
+        arguments: ``key=value``, ``key=a,b``, ``key+key=a+b,c+d``; in a search also ``key=low..high``.
+        name: the sweep's folder under ``runs``; the config's name and ``-sweep`` when unset.
+        trials: search with so many runs; None for a grid.
+        workers: cells trained at once by this process.
+        storage: an Optuna storage's URL; a journal in the sweep's folder when unset.
+        stale_after: seconds of silence after which a worker on another machine counts as dead.
+        wait: stay until others have finished their cells too, and take over those of the dead.
+        retry_failed: train cells that failed again.
+        watch: called with all cells when something may have changed.
+
+    Returns:
+        What ``result`` does.
+
+    Raises:
+        UserError: see ``Plan.check``; another sweep, a run or a damaged storage is in the way.
+        InterruptedRun: Ctrl-C or SIGTERM; all running cells are saved.
+    """
+    try:
+        from ..sweeping.crew import Crew
+    except ModuleNotFoundError as error:
+        raise UserError(f"cvae sweep needs {error.name}", 'pip install "cvae[sweep]"') from None
+    reporter, folder = reporter or Silent(), folder_of(config, name, runs)
+    plan = Plan.of(config, arguments, trials, storage)
+    first = not (folder / FILE).exists()
+    if first:  # nothing is written before the data are known to be good, and they are decoded once for all
+        load_data(plan.example(), ("train", "val"), reporter)
+    queue = _join(folder, plan, storage, stale_after)
+    queue.refresh(retry_failed)
+    if not first and any(state.state == "waiting" for state in queue.states()):
+        load_data(plan.example(), ("train", "val"), reporter)
+    crew = Crew(queue, plan, workers, storage)
+    try:
+        with Interruption() as interruption:
+            _attend(queue, crew, interruption, wait, watch)
+    finally:
+        crew.kill()
+    watch(progress(queue))
+    return result(folder, queue)
+
+
+def folder_of(config: str, name: str | None, runs: Path = RUNS) -> Path:
+    """The folder of a sweep.
+
+    Raises:
+        UserError: not a plain name, or something else is there.
+    """
+    name = name or f"{Path(config).stem}-sweep"
+    if name != Path(name).name or name in ("", ".", "..", "latest"):
+        raise UserError(f"--name {name!r}: must be a plain folder name other than 'latest'")
+    folder = runs / name
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder}: is an ordinary run", "choose another --name")
+    if (
+        folder.exists()
+        and not (folder / FILE).exists()
+        and {p.name for p in folder.iterdir()} - {"locks", "logs"}
+    ):
+        raise UserError(f"{folder}: exists and is not a sweep", "choose another --name")
+    return folder
+
+
+def _join(folder: Path, plan: Plan, storage: str | None, stale_after: float) -> Queue:
+    """Start the sweep in this folder, or see that the one there is of this plan.
+
+    Raises:
+        UserError: it is another; or the storage cannot be used. A new folder is gone again then.
+    """
+    from ..sweeping.queue import Queue, alone
+
+    for inner in ("locks", "logs"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        if (folder / FILE).exists():
+            old = Plan.read(folder)
+            plan.refuse_another(old, folder.name)
+            if plan.vary != old.vary or plan.trials != old.trials:
+                plan.write(folder)
+            return Queue(folder, plan, storage, stale_after)
+        plan.write(folder)
+        try:
+            queue = Queue(folder, plan, storage, stale_after)
+            if queue.trials:
+                told = f"--storage: holds a study named {folder.name} already"
+                raise UserError(told, "choose another --name")
+            return queue
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+
+
+def estimate(
+    config: str,
+    arguments: Sequence[str],
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    workers: int = 1,
+    runs: Path = RUNS,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """What a sweep would train, and how long that takes; leaves nothing behind. Arguments as of ``sweep``.
+
+    One ``dry_run`` for each kind of model and training among the cells, with a worker's share of the cores.
+
+    Returns:
+        ``cells`` with ``estimated_minutes`` (training alone) and ``peak_memory_gb`` each, and the minutes of
+        all, shared by the workers. A search has one entry, with its ranges' lower ends, counted ``trials``
+        times.
+
+    Raises:
+        UserError: as of ``sweep``.
+    """
+    plan, folder = Plan.of(config, arguments, trials), folder_of(config, name, runs)
+    if (folder / FILE).exists():
+        plan.refuse_another(Plan.read(folder), folder.name)
+    _, overrides = shares(plan.example(), workers)[0]
+    reports: dict[str, dict[str, Any]] = {}
+    cells: list[dict[str, Any]] = []
+    search = plan.overrides([axis.values[0] for axis in plan.axes])
+    for cell in plan.cells if trials is None else [Cell("each trial", search)]:
+        one = plan.config_of([*cell.overrides, *overrides])
+        kind = one.model_dump_json(include={"model", "train", "data"})
+        if kind not in reports:
+            reports[kind] = dry_run(one, reporter=reporter)
+        found = {key: reports[kind][key] for key in ("estimated_minutes", "peak_memory_gb")}
+        cells.append({"cell": cell.name, "overrides": list(cell.overrides), **found})
+    minutes = sum(cell["estimated_minutes"] for cell in cells) * (trials or 1)
+    return {
+        "sweep": str(folder),
+        "cells": cells,
+        "workers": workers,
+        "runs": trials or len(cells),
+        "estimated_minutes": round(minutes / workers, 1),
+    }
+
+
+def _attend(
+    queue: Queue,
+    crew: Crew,
+    interruption: Interruption,
+    wait: bool,
+    watch: Callable[[list[Progress]], None],
+) -> None:
+    """Keep the workers busy until no cell is left."""
+    looked = -math.inf
+    while not interruption.signum:
+        if crew.clear() or time.monotonic() - looked > REFRESH:
+            queue.refresh()
+            cells, looked = progress(queue), time.monotonic()
+            watch(cells)
+            by_state = [cell.state.state for cell in cells]
+            at_work = {cell.state.pid for cell in cells if cell.state.state == "running"}
+            crew.fill(by_state.count("waiting") - len(crew.pids - at_work))
+            others = "running" in by_state and wait
+            if not crew.pids and "waiting" not in by_state and not others:
+                return
+        time.sleep(POLL)
+    signum, told = interruption.signum, time.monotonic()
+    while crew.pids and signum == signal.SIGTERM and time.monotonic() - told < TOLD_TO_ALL:
+        crew.clear()
+        time.sleep(POLL)
+    crew.stop()
+    while crew.pids:
+        crew.clear()
+        time.sleep(POLL)
+    done = sum(state.state not in ("waiting", "running") for state in queue.states())
+    raise InterruptedRun(
+        signum,
+        f"interrupted; {done} of {len(queue.plan.cells)} cells are done, the running ones are saved",
+        "the same command goes on",
+    )
+
+
+# --- how it stands ------------------------------------------------------------------------------------
+
+
+def progress(queue: Queue) -> list[Progress]:
+    """Every cell; of the running ones with what their metrics.csv tells."""
+    return [_progress(state, queue.plan) for state in queue.states()]
+
+
+def _progress(state: State, plan: Plan) -> Progress:
+    if state.state not in ("running", "pruned") or state.run is None:
+        return Progress(state, "", state.psnr, None)
+    rows, total = read_rows(state.run / "metrics.csv"), plan.config_of(state.overrides).train.epochs
+    psnr = max((float(row["val/psnr"]) for row in rows if row["val/psnr"]), default=None)
+    left = float(rows[-1]["time"]) / len(rows) * (total - len(rows)) if rows else None
+    return Progress(state, f"{len(rows)}/{total}", psnr, left)
+
+
+def result(folder: Path, queue: Queue) -> dict[str, Any]:
+    """How the sweep stands, as plain data: each cell's state, what differs, PSNR and one-step PSNR in dB."""
+    cells = [
+        {
+            "cell": cell.state.cell,
+            "run": str(cell.state.run) if cell.state.run else None,
+            "overrides": list(cell.state.overrides),
+            "state": cell.state.state,
+            "psnr": cell.psnr,
+            "psnr_one_step": cell.state.psnr_one_step,
+            "error": cell.state.error or None,
+        }
+        for cell in progress(queue)
+    ]
+    return {"sweep": str(folder), "kind": queue.plan.kind, "cells": cells}

@@ -1,0 +1,115 @@
+"""Writing files whole or not at all.
+
+A file grows under a hidden name beside its target, is flushed to the disk, and is then moved into place.
+A crash or an error leaves the old file or the new one, never half of one. Everything that a run leaves
+behind is written through this module, except ``steps.csv``, which is appended to line by line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+SUFFIX = ".part"
+"""End of the hidden names; what a killed process left behind can be recognised by it."""
+
+
+@contextlib.contextmanager
+def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield an empty hidden file (or folder) beside ``target`` to fill; it replaces ``target`` at the end.
+
+    If the block raises, the hidden file is removed and ``target`` is what it was before. Missing parent
+    folders are made. The content is flushed to the disk before the move, and the move itself after it; the
+    files in a folder are not flushed one by one.
+
+    Args:
+        target: file to write, or with ``folder`` a folder that does not exist or is empty.
+
+    Raises:
+        UserError: the place cannot be written. Raised before the block runs.
+        OSError: the content cannot be stored, for example because the disk is full.
+    """
+    part = target.parent / f".{target.name}.{secrets.token_hex(4)}{SUFFIX}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if folder:
+            part.mkdir()
+        else:
+            part.touch()
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    try:
+        yield part
+        if folder and target.exists():
+            target.rmdir()  # only ever an empty one; os.replace onto a folder fails on Windows
+        elif not folder:
+            flush(part)
+        part.replace(target)
+    except BaseException:  # an interrupt must not leave litter either
+        if folder:
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+        raise
+    _flush_folder(target.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of these bytes; errors as `replacing`."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, line ends as they are; errors as `replacing`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file with these columns; other keys of the rows are left out. Errors as `replacing`."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(csv_cells(row) for row in rows)
+    write_text(path, buffer.getvalue())
+
+
+def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's cells: numbers with 8 significant digits, and None as an empty cell."""
+    return {
+        key: "" if value is None else f"{value:.8g}" if isinstance(value, float) else value
+        for key, value in row.items()
+    }
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden files that a killed process left in a folder."""
+    for leftover in folder.glob(f".*{SUFFIX}"):
+        if leftover.is_file():
+            leftover.unlink()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, on systems where that can be asked for."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

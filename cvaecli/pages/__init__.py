@@ -1,0 +1,18 @@
+"""HTML pages, Markdown and CSV from run folders: ``cvae compare`` and ``cvae report``.
+
+Neither torch nor the run's data is needed, so a copied run folder is enough.
+
+=============  ====================================================================================
+folders        run folders found and read
+settings       what differs between runs; runs grouped by protocol and by setting
+paired         differences between settings over equal seeds: what is settled, what is noise
+diagnosis      one run's numbers turned into sentences
+figures        the figures of a comparison
+svg            figures put into a page
+pictures       strips, and the frames that the player shows
+compare        the comparison as a table, a page, Markdown and CSV
+report         the page of one run
+render         Jinja2 templates to files
+from_plots     the only module here that uses ``cvaecli.plots``
+=============  ====================================================================================
+"""

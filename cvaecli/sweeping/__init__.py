@@ -1,0 +1,1 @@
+"""Many trainings from one command: ``plan`` says which, ``queue`` hands them out through Optuna."""
