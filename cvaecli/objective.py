@@ -15,13 +15,13 @@ def reconstruction(x_hat: Tensor, x: Tensor, kind: str = "mse") -> Tensor:
         x_hat: predictions ``[..., C, H, W]``.
         x: true frames, same shape.
         kind: ``mse``: mean squared error over C, H, W. ``l1``: mean absolute error.
-            ``optimal_sigma``: negative log-likelihood per pixel of a normal distribution at the
-            variance that is best for this frame, log(MSE) / 2, constants left out (Rybkin et al.
-            2021, "Simple and Effective VAE Training with Calibrated Decoders", eq. 5). It weighs
-            every frame's PSNR alike: d PSNR is proportional to d log(MSE).
+            ``optimal_sigma``: negative log-likelihood per pixel of a normal distribution with the variance
+            that is best for this frame, log(MSE) / 2, constants left out (Rybkin et al. 2021, "Simple and
+            Effective VAE Training with Calibrated Decoders", eq. 5). Every frame's PSNR then has the same
+            weight: d PSNR is proportional to d log(MSE).
 
     Returns:
-        ``[...]``: one number a frame, float32.
+        ``[...]``: one number per frame, float32.
     """
     difference = x_hat.float() - x.float()
     if kind == "l1":

@@ -88,25 +88,26 @@ class AugmentConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long and on what batches."""
+    """How long, and on which batches."""
 
     init: UserPath | None = None
     """Weights to start from: a run's checkpoint, or a course checkpoint (.ckpt) for the pose model."""
     epochs: Positive = 50
-    """Epochs; with steps_per_epoch the length that every schedule refers to."""
+    """Number of epochs. Every schedule refers to their total length."""
     steps_per_epoch: Positive | None = None
-    """Optimiser steps an epoch; one pass over the windows (or over the frames, for pairs) when unset."""
+    """Optimiser steps per epoch; one pass over the windows (for pairs, over the frames) when unset."""
     max_steps: Positive | None = None
-    """Stop after this many steps in all; no schedule knows of it."""
+    """Stop after this many steps in all. Schedules do not change."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Stop after this many minutes of training in all, resumed time counted; no schedule knows of it."""
+    """Stop after this many minutes of training in all, those before a resume included. Schedules do not
+    change."""
     batch_size: Positive = 2
-    """Windows (or pairs) a step, over all processes together."""
+    """Windows (or pairs) per step, of all processes together."""
     accumulate: Positive = 1
-    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory,
-    the same step (batch norm sees the parts one by one)."""
+    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory
+    for the same step (but batch norm computes its statistics in each part)."""
     window: Annotated[int, Field(ge=2)] = 16
-    """Frames a training window, given ones included (train_vi_len)."""
+    """Frames of a training window, the given ones included (train_vi_len)."""
     stride: Positive | None = None
     """Distance between window starts; the window's length (no overlap) when unset."""
     sampling: Literal["windows", "pairs"] | None = None
@@ -117,11 +118,11 @@ class TrainConfig(Section):
     """Draw windows in random order with a random offset each epoch; the course template does neither. Without
     it, an epoch of steps_per_epoch goes on where the last one stopped."""
     save_every: Annotated[int, Field(ge=0)] = 0
-    """Keep a numbered checkpoint every so many epochs; 0 keeps last, previous and best only."""
+    """Epochs between two checkpoints that are kept by number; 0 keeps only last, previous and best."""
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
-    """Also save a checkpoint to resume from within long epochs, every so many minutes."""
+    """Minutes between two checkpoints within a long epoch, to resume from."""
     log_every: Positive = 10
-    """Steps between two rows of steps.csv; losses are fetched from the device only then."""
+    """Steps between two rows of steps.csv; losses are copied from the device only then."""
     tensorboard: bool = False
     """Also write what metrics.csv and steps.csv hold as TensorBoard files into RUN/tensorboard (the extra
     ``tensorboard``)."""
@@ -135,20 +136,20 @@ class TrainConfig(Section):
     time_reduction: Literal["sum", "mean"] = "sum"
     """Sum (course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the gradient over all parameters."""
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down. null: no limit."""
     kept_steps: Positive | None = None
-    """Time steps computed together whose inner results stay in memory; those of earlier ones are computed
-    again in the backward pass (activation checkpointing): a third more time, memory as for so many steps.
-    All are kept when unset. Batch norm: pooled statistics are then those of so many steps, and svg's running
-    ones count the first frame of every forced stretch twice."""
+    """Keep the inner results of this many time steps in memory and compute the others again in the backward
+    pass (activation checkpointing): a third more time, for the memory of so many steps. All are kept when
+    unset. Batch norm: pooled statistics are then those of so many steps, and svg's running statistics count
+    the first frame of every teacher-forced stretch twice."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which then is what is evaluated and kept."""
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     fast_epochs: Annotated[int, Field(ge=0)] = 0
-    """The first so many epochs use only ``fast_partial`` of the windows (fast_train_epoch)."""
+    """Number of epochs at the start that use only ``fast_partial`` of the frames (fast_train_epoch)."""
     fast_partial: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of the training frames in those epochs, from the start of the set (fast_partial)."""
     interpolate_every: Annotated[int, Field(ge=0)] = 0
-    """Blend the weights with the initial ones by their cosine similarity every so many epochs; 0: never."""
+    """Epochs between two blends of the weights with the initial ones by cosine similarity; 0: never."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training pictures."""
 
@@ -181,7 +182,7 @@ class KLConfig(Section):
     ramp: Literal["linear", "cosine", "sigmoid"] = "linear"
     """Shape of the ramp."""
     unit: Literal["step", "epoch"] = "step"
-    """beta moves with every step, or stays for a whole epoch."""
+    """beta changes with every step, or only from epoch to epoch."""
     values: list[Annotated[float, Field(ge=0)]] | None = None
     """beta of each epoch for ``values``."""
     repeat_from: Annotated[int, Field(ge=0)] | None = None
@@ -195,7 +196,7 @@ class KLConfig(Section):
     size: exactly so for recon optimal_sigma; for mse that of a Gaussian decoder of variance 1/2, for l1 that
     of a Laplace decoder of scale 1."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """KL below so many nats per frame is not penalised (Kingma et al. 2016)."""
+    """Nats per frame below which the KL is not penalised (Kingma et al. 2016)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> KLConfig:
@@ -216,17 +217,19 @@ class TeacherForcingConfig(Section):
     decay_start: Annotated[int, Field(ge=0)] = 0
     """First epoch at whose start the ratio has fallen (tfr_sde); epoch 0 always has the start ratio."""
     decay: Fraction = 0.0
-    """Fall of the ratio at each decay (tfr_d_step)."""
+    """How much the ratio falls each time (tfr_d_step)."""
     every: Positive = 1
     """The ratio falls only at epochs that are multiples of this number."""
     floor: Fraction = 0.0
-    """The ratio falls no lower; a ratio that starts below stays where it is."""
+    """The ratio does not fall below this; a ratio that starts below it stays where it is."""
     coin: Literal["epoch", "batch", "step"] = "epoch"
-    """The ratio is the chance of being forced; tossed once an epoch (course), a batch or a step."""
+    """The ratio is the probability of being forced; the coin is tossed for each epoch (course), batch or time
+    step."""
     mode: Literal["replace", "blend"] = "replace"
     """Forced steps are fed the true frame, or the blend ratio * true + (1 - ratio) * predicted."""
     detach: Literal["off", "on", "unforced"] = "off"
-    """Stop gradients at the fed-back prediction: never, always, or only where no true frame is blended in."""
+    """Stop gradients at the fed-back prediction: off never, on always, unforced only where no true frame is
+    blended in."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of normal noise added to the fed-back frame, in units of the data range 1."""
 
@@ -244,19 +247,20 @@ class OptimConfig(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate (peak)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Averages of Adam and AdamW."""
+    """Decay rates of the moment estimates of Adam and AdamW."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay (decoupled for AdamW)."""
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
-    """constant; multistep: times gamma at each milestone; cosine: from lr to min_lr over all steps."""
+    """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
+    steps."""
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
-    """Epochs at which multistep falls."""
+    """Epochs at which the learning rate of multistep falls."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of multistep."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Where cosine ends."""
+    """Learning rate at the end of cosine."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up from 0, for every schedule."""
 
@@ -267,36 +271,36 @@ class EvalConfig(Section):
     every: Annotated[int, Field(ge=0)] = 1
     """Epochs between validations during training; 0: only at the end."""
     frames: Positive | None = None
-    """Predicted frames of each clip in validations *during* training; all when unset."""
+    """Predicted frames of each clip in validations during training; all when unset."""
     clips: Positive | None = None
     """Clips in validations during training; all when unset."""
     samples: Positive = 1
-    """Samples a clip, with mean, best, worst and their spread reported."""
+    """Samples per clip; their mean, best, worst and spread are reported."""
     prior: Literal["sample", "mean"] = "sample"
     """z drawn from the prior, or its mean."""
     batch_size: Positive = 8
     """Clips rolled out together."""
     chunk: Positive = 64
-    """Steps encoded together (parallel models: predicted together); bounds memory, never results."""
+    """Steps encoded together (by parallel models: predicted together); limits memory, changes no result."""
     sample_strips: bool = True
     """Write a strip of truth, posterior reconstruction, rollout and label at every validation."""
 
 
 class RuntimeConfig(Section):
-    """The machine; nothing here changes what is computed beyond rounding."""
+    """The machine. Nothing here changes results by more than rounding."""
 
     device: str = "auto"
     """auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32."""
     compile: Literal["off", "on", "auto"] = "off"
-    """torch.compile of the training step's model, which costs a minute or more before the first step. auto:
-    on CUDA, where the whole run has 5000 steps or more; on a CPU it gained nothing."""
+    """torch.compile for the model in training steps, which takes a minute or more before the first step.
+    auto: on CUDA for runs of 5000 steps or more; on a CPU it gained nothing."""
     graphs: bool = True
     """On one CUDA device: record the training step as a CUDA graph, so that small batches do not wait for
-    Python to launch their kernels."""
+    Python to launch kernels."""
     deterministic: bool = False
-    """Only deterministic kernels; slower on CUDA."""
+    """Use deterministic kernels only; slower on CUDA."""
     threads: Positive | None = None
     """CPU threads; PyTorch's choice when unset."""
 
