@@ -183,7 +183,7 @@ def test_validate_takes_samples_overrides_and_a_checkpoint(here: Path) -> None:
 
 def test_mistakes_of_validate(here: Path) -> None:
     cvae("validate", "nope").wrong("nope: no such run")
-    cvae("validate", "a", "train.epochs=3").wrong("train.epochs: belongs to the training")
+    cvae("validate", "a", "train.epochs=3").wrong("train.epochs: is fixed by the training")
     cvae("validate", "a", "eval.sampels=3").wrong("did you mean eval.samples?")
     cvae("validate", "a", "--split", "nope").wrong("nope")
     cvae("validate", "a", "--split", "test").wrong("no true frames")

@@ -223,7 +223,7 @@ def test_a_study_of_another_folder_is_not_taken_over(home: Path) -> None:
         "--storage",
         "sqlite:///x.db",
     )
-    cvae(*command).wrong("--storage: holds a study named other already")
+    cvae(*command).wrong("--storage: already holds a study named other")
     assert not list(Path("runs").iterdir())
 
 
