@@ -1,7 +1,7 @@
 """Random numbers as functions of their purpose, not of the state of a shared generator.
 
-A stream is named by the run's seed and a few integers (a purpose, an epoch, a clip, a frame). That
-makes resuming exact and lets chunking, batching and several devices agree by construction.
+A stream is named by the run's seed, a purpose and a few integers (an epoch, a clip, a frame). That makes
+resuming exact, and chunks, batches and devices of any number agree by construction.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ class TrainConfig(Section):
     batch_size: Positive = 2
     """Windows (or pairs) per step, over all processes together."""
     accumulate: Positive = 1
-    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory,
-    the same step (batch norm sees the parts one by one)."""
+    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory
+    for the same step (but batch norm computes its statistics in each part)."""
     window: Annotated[int, Field(ge=2)] = 16
     """Frames per training window, including the given ones (train_vi_len)."""
     stride: Positive | None = None
@@ -127,7 +127,7 @@ class TrainConfig(Section):
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
     """Minutes between checkpoints to resume from within long epochs."""
     log_every: Positive = 10
-    """Steps between two rows of steps.csv; losses are fetched from the device only then."""
+    """Steps between two rows of steps.csv; losses are copied from the device only then."""
     tensorboard: bool = False
     """Also write the content of metrics.csv and steps.csv as TensorBoard files into RUN/tensorboard (needs
     the extra ``tensorboard``)."""
@@ -141,7 +141,7 @@ class TrainConfig(Section):
     time_reduction: Literal["sum", "mean"] = "sum"
     """Sum (as in the course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the gradient over all parameters."""
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down. null: no limit."""
     kept_steps: Positive | None = None
     """Activation checkpointing: only this many time steps at once keep their intermediate results in memory;
     all others are computed again in the backward pass. It costs about a third more time. All are kept when
@@ -257,7 +257,8 @@ class OptimConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay (decoupled for AdamW)."""
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
-    """constant; multistep: times gamma at each milestone; cosine: from lr to min_lr over all steps."""
+    """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
+    steps."""
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
     """Epochs at which multistep lowers the rate."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1

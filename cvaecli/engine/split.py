@@ -64,7 +64,8 @@ class Split:
             raise UserError(
                 f"train.batch_size: {batch} rows{kinds} are too few for {size} processes"
                 f" x train.accumulate {train.accumulate}",
-                f"every part needs a row{' of both kinds' if prior else ''}: raise it, or use fewer parts",
+                f"every part needs a row{' of both kinds' if prior else ''}: raise train.batch_size, or use"
+                " fewer processes or parts",
             )
         return split
 
