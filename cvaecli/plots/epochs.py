@@ -124,7 +124,9 @@ def protocol(runs: Sequence[Run]) -> str:
     line = "validations: " + ", ".join([scored, *(text for text in first.values() if text)])
     changed = [run.label for run in runs if run.info.get("eval_changes")]
     if changed:
-        line += f"\nA RESUME CHANGED HOW {', '.join(changed)} VALIDATES: points before and after are not comparable"
+        line += (
+            f"\nA RESUME CHANGED HOW {', '.join(changed)} VALIDATES: do not compare points before and after"
+        )
     return line
 
 
