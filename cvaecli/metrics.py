@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def shown(x_hat: Tensor) -> Tensor:
-    """A prediction as it is scored and shown: float32, clamped to [0, 1], NaN as black (0)."""
+    """A prediction as it is scored and shown: float32 in [0, 1], NaN (from a diverged rollout) as black."""
     return torch.nan_to_num(x_hat.float().clamp(0, 1), nan=0.0)
 
 
 def not_finite(x_hat: Tensor) -> Tensor:
-    """Which predicted frames hold a NaN or an infinity: ``[B, T, C, H, W] -> [B, T]``, boolean."""
+    """Which predicted frames contain a NaN or an infinity: ``[B, T, C, H, W] -> [B, T]``, boolean."""
     return ~x_hat.isfinite().all(-1).all(-1).all(-1)
 
 
@@ -22,20 +22,20 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def psnr_from_mse(error: Tensor) -> Tensor:
-    """``-10 log10(mse)`` in dB for data range 1; at most 100 dB, where an exact frame would have infinity."""
+    """``-10 log10(mse)`` in dB for data range 1; an exact frame gets 100 dB instead of infinity."""
     return -10.0 * torch.log10(error.clamp(min=1e-10))
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
-    """PSNR of every frame: ``[B, T, C, H, W] -> [B, T]`` in dB, of the error over all channels together."""
+    """PSNR of every frame from its error over all channels: ``[B, T, C, H, W] -> [B, T]`` in dB."""
     return psnr_from_mse(mse(x_hat, x))
 
 
 def psnr_per_channel(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean of the colour channels' PSNRs, as the robot literature reports it (``finn_psnr``).
 
-    It is never below ``psnr`` (Jensen's inequality), so do not compare the two.
-    ``[B, T, C, H, W] -> [B, T]`` in dB.
+    It is never below ``psnr`` (Jensen's inequality), so the two must not be compared. ``[B, T, C, H, W] ->
+    [B, T]`` in dB.
     """
     error = (shown(x_hat) - x.float()).square().mean((-2, -1))
     return psnr_from_mse(error).mean(-1)
@@ -52,7 +52,7 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
     if min(x.shape[-2:]) < 11:
         return torch.full(x.shape[:2], torch.nan)
-    # TF32 keeps ten bits, too few for SSIM's differences of nearly equal numbers.
+    # TF32 keeps ten bits, too few for SSIM, which subtracts nearly equal numbers.
     with torch.backends.cudnn.flags(allow_tf32=False):
         _, image = structural_similarity_index_measure(
             shown(x_hat).flatten(0, 1),
@@ -64,5 +64,5 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
             reduction="none",
             return_full_image=True,
         )
-    # The library's own mean includes the reflected border; the definition and scikit-image leave it out.
+    # The library's own mean includes the reflected border; the definition and scikit-image do not.
     return image[..., 5:-5, 5:-5].mean((-3, -2, -1)).reshape(x.shape[:2])

@@ -1,4 +1,4 @@
-"""Random numbers as functions of their purpose, not of how much was drawn before.
+"""Random numbers as functions of their purpose, not of the state of a shared generator.
 
 A stream is named by the run's seed, a purpose and a few integers (an epoch, a clip, a frame). That makes
 resuming exact, and chunks, batches and devices of any number agree by construction.
@@ -26,8 +26,8 @@ def frame_noise(
     """Standard normal noise of a rollout, a function of (seed, sample, clip, frame, level).
 
     Args:
-        clips: one name per batch row.
-        frames: the frame numbers wanted.
+        clips: one clip name per batch row.
+        frames: the frame numbers.
         shapes: shape of one frame's noise per latent level.
 
     Returns:

@@ -364,7 +364,7 @@ def test_a_dry_run_does_not_validate(data: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_what_belongs_to_the_training_cannot_be_changed_afterwards(run: Run, override: str) -> None:
     for call in (api.validate, api.predict, api.export_gif):
-        with pytest.raises(UserError, match="belongs to the training"):
+        with pytest.raises(UserError, match="is fixed by the training"):
             call(run.path, [override])
 
 

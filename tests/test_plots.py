@@ -423,7 +423,7 @@ def test_a_config_is_drawn_without_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         plots.plot_planned("tfr", {"reference": loading.load("reference", [])}, tmp_path)
     for arguments, message in (
         (["beta", "x", "--config", "cyclical"], "without a run"),
-        (["beta", "kl.cycles=2"], "overrides go with --config"),
+        (["beta", "kl.cycles=2"], "overrides need --config"),
     ):
         done = CliRunner().invoke(app, ["plot", *arguments])
         assert done.exit_code == 2 and message in done.output
