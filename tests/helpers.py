@@ -43,6 +43,23 @@ def make_config(*overrides: str, **sections: dict[str, Any] | None) -> RunConfig
     return configs.from_dict(raw, overrides)
 
 
+SMALL_MODELS = {
+    "pose": ["model.frame_dim=8", "model.label_dim=2", "model.z_dim=4", "model.fusion_dim=8"],
+    "svg": ["model.width=4", "model.g_dim=8", "model.z_dim=4", "model.rnn_size=8"],
+}
+SMALL_MODELS["reference"] = SMALL_MODELS["anchored"] = [
+    *("model.widths=[16,16]", "model.encoder_blocks=[0,1]", "model.decoder_blocks=[0]"),
+]
+
+
+def small_overrides(name: str) -> list[str]:
+    """Overrides that bring a built-in config to a tiny model, frames of 16x16 (the least of svg) and windows
+    of at most 4 frames."""
+    run = configs.load(name)
+    sizes = ["data.height=16", "data.width=16", f"train.window={min(run.train.window, 4)}"]
+    return [*SMALL_MODELS[run.model_name], *sizes, "train.epochs=1", "runtime.device=cpu"]
+
+
 def make_clip(n: int, name: str = "clip", size: int = 8, seed: int = 0, steps: int | None = None) -> Clip:
     """A block that moves over a gradient; ``steps`` conditions, as many as frames when unset."""
     steps = n if steps is None else steps
@@ -91,15 +108,15 @@ def predicted(trainer: Trainer, batch: Batch) -> Step:
 
 def write_set(root: Path, train: int = 20, val: int = 7, test: int = 2, size: int = 8) -> Path:
     """The tiny clips as a data set on disk; test sequences have one frame and ``val`` labels."""
-    _write_frames(make_clip(train, size=size), root / "train/train_img", root / "train/train_label")
-    _write_frames(make_clip(val, size=size, seed=1), root / "val/val_img", root / "val/val_label")
+    write_frames(make_clip(train, size=size), root / "train/train_img", root / "train/train_label")
+    write_frames(make_clip(val, size=size, seed=1), root / "val/val_img", root / "val/val_label")
     for s in range(test):
         clip = make_clip(1, size=size, seed=2 + s, steps=val)
-        _write_frames(clip, root / f"test/test_img/{s}", root / f"test/test_label/{s}")
+        write_frames(clip, root / f"test/test_img/{s}", root / f"test/test_label/{s}")
     return root
 
 
-def _write_frames(clip: Clip, images: Path, labels: Path) -> None:
+def write_frames(clip: Clip, images: Path, labels: Path) -> None:
     for folder, pictures in ((images, clip.frames), (labels, clip.condition)):
         folder.mkdir(parents=True)
         for t, picture in enumerate(pictures):

@@ -217,7 +217,7 @@ def evaluate(
     try:
         setup = _Setup(device.for_inference(model), device, config, n_past, seed, recon, with_ssim, advance)
         for group in neighbours(usable, lambda c: predicted_frames(c, n_past, n_future), config.batch_size):
-            scores += _Group(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
+            scores += _ClipGroup(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
     finally:
         model.train(was_training)
     return Evaluation(scores)
@@ -256,7 +256,7 @@ class _Setup(NamedTuple):
     advance: Callable[[int], None]
 
 
-class _Group:
+class _ClipGroup:
     """Clips of ``n`` predicted frames each, scored together. They are scored piece by piece, so that memory
     does not grow with their length."""
 
@@ -386,7 +386,7 @@ class _Group:
 class _Pass:
     """Curves ``[B, n]`` of one pass over a group, collected piece by piece, and its frames for the strip."""
 
-    def __init__(self, group: _Group) -> None:
+    def __init__(self, group: _ClipGroup) -> None:
         self._group = group
         self._pieces: dict[str, list[Tensor]] = {}
         self._strip: list[Tensor] = []
