@@ -351,6 +351,24 @@ def test_a_dry_run_leaves_nothing_and_tells_sizes(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_share_on_the_prior_is_named_in_whole_rows(data: Path) -> None:
+    class Warnings(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.lines.append(text)
+
+    for share, rows in (
+        (0.5, []),
+        (0.3, ["train.prior_share: 0.3 of a batch of 2 is 1 rows, a share of 0.5"]),
+    ):
+        reporter = Warnings()
+        report = api.dry_run(settings(data, f"train.prior_share={share}"), reporter=reporter)
+        assert report["prior_share"] == 0.5
+        assert [line for line in reporter.lines if "prior_share" in line] == rows
+
+
 def test_a_dry_run_does_not_validate(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("a validation can take minutes")

@@ -99,6 +99,7 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
         "frame_shape": list(train_clips[0].frames.shape[1:]),
         "condition_shape": list(train_clips[0].condition.shape[1:]),
         "batch": [config.train.batch_size, config.train.window],
+        "prior_share": trainer.prior_share,
         "processes": trainer.world.size,
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
@@ -127,6 +128,7 @@ def _new_run(
         processes=trainer.world.size,
         precision=trainer.device.precision,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
+        prior_share=trainer.prior_share,
         data={"source": data.source, "fingerprint": data.fingerprint},
         status="running",
     )
@@ -158,6 +160,12 @@ def prepared(
         trainer = build_trainer(config, data, device, reporter, saved is None, world)
         if saved is not None:
             trainer.load_state_dict(saved["trainer"], saved["model"])
+    wanted, effective = config.train.prior_share, trainer.prior_share
+    if abs(wanted - effective) > 1e-9:
+        reporter.warn(
+            f"train.prior_share: {wanted:g} of a batch of {config.train.batch_size} is "
+            f"{effective * config.train.batch_size:.0f} rows, a share of {effective:g}"
+        )
     return data, trainer
 
 
