@@ -279,7 +279,7 @@ def test_with_both_checkpoints_damaged_the_message_is_one_line(
         api.resume(copy.path)
     shutil.copy(copy.checkpoint_path("best"), copy.checkpoint_path("last"))
     copy.checkpoint_path("previous").unlink()
-    with pytest.raises(UserError, match="weights only"):
+    with pytest.raises(UserError, match="only weights"):
         api.resume(copy.path)
 
 
