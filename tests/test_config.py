@@ -440,7 +440,10 @@ def test_not_an_override(text: str) -> None:
         ("seed.x=1", "seed"),
         ("data.height=4", "data.height: 4 is not allowed greater than or equal to 8"),
         ("kl.values=[1]", "kl.schedule: values and the list kl.values go together"),
-        ("train={interpolate_every: 5, ema: 0.9}", "train.interpolate_every: blends weights that train.ema"),
+        (
+            "train={interpolate_every: 5, ema: 0.9}",
+            "train.interpolate_every: blends the weights, but train.ema",
+        ),
         ("kl.schedule=values", "kl.schedule: values and the list kl.values go together"),
         ("kl={schedule: values, values: []}", "kl.values: needs at least one number"),
         ("kl={schedule: values, values: [1], repeat_from: 1}", "kl.repeat_from: must be an index"),

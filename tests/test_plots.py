@@ -272,7 +272,7 @@ def test_best_sample_is_shown_only_where_there_are_several(tmp_path: Path) -> No
 
 def test_a_comparison_says_when_protocols_differ(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", samples=1), make_run(tmp_path / "b", samples=5, seed=1)
-    assert "PROTOCOLS DIFFER, these numbers do not compare: samples 1 / 5" in title(
+    assert "PROTOCOLS DIFFER, these numbers are not comparable: samples 1 / 5" in title(
         psnr_figure(request(a, b))
     )
     b = make_run(tmp_path / "b", samples=1, seed=1)
