@@ -1,7 +1,7 @@
 """Training speed against the batch size.
 
-Doubles ``train.batch_size`` from 2 until that gains less than 5 % frames a second or the device's memory is
-full. Each size is a ``cvae bench`` in its own process.
+Doubles ``train.batch_size`` from 2 until that gains less than 5 % in frames per second or the device's memory
+is full. Each size is measured by ``cvae bench`` in its own process.
 
 Examples: python benchmarks/batch_size.py --config pose
           python benchmarks/batch_size.py --config robot train.ema=null --last 64
@@ -20,7 +20,7 @@ GAIN = 1.05
 
 
 def measured(config: str, given: list[str], steps: int, frames: int, batch: int) -> dict[str, Any] | None:
-    """``cvae.bench`` with this batch; None where the memory does not hold it."""
+    """``cvae bench`` with this batch size; None if it does not fit in memory."""
     try:
         return bench(load(config, [*given, f"train.batch_size={batch}"]), steps=steps, frames=frames)
     except RuntimeError as error:
@@ -30,7 +30,7 @@ def measured(config: str, given: list[str], steps: int, frames: int, batch: int)
 
 
 def main() -> None:
-    """Print a row for every batch."""
+    """Print a row for every batch size."""
     parser = tools.parser(__doc__, config="pose")
     parser.add_argument("--steps", type=int, default=10, help="training steps for each batch")
     parser.add_argument("--frames", type=int, default=128, help="predicted frames of the rollout")

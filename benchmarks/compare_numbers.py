@@ -1,4 +1,4 @@
-"""Whether the tool computes the same numbers as the plain path.
+"""Check that the tool computes the same numbers as the plain path.
 
 Compares, in float32 and at the config's full size, the loss terms and the gradient of a training step and
 the predictions of a rollout, and counts the arithmetic of both. With --run it scores a trained model in bf16
@@ -35,7 +35,7 @@ FULL = ("runtime.precision=fp32", "train.ema=null")
 
 
 def training(config: RunConfig) -> dict[str, Any]:
-    """Relative differences of one training step's terms and gradient, and the FLOPs of both, a frame."""
+    """Relative differences of one training step's terms and gradient, and the FLOPs per frame of both."""
     config = first_epoch(config, 1)
     device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), Silent())
@@ -105,7 +105,7 @@ def bf16(run: str, overrides: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print what agrees how well as Markdown tables."""
+    """Print the differences as Markdown tables."""
     parser = tools.parser(__doc__)
     parser.add_argument("--frames", type=int, default=16, help="predicted frames that are compared")
     parser.add_argument("--run", help="a trained run: its PSNR in fp32 and in bf16 instead")
@@ -116,7 +116,7 @@ def main() -> None:
         row = [arguments.run, *(f"{score:.3f}" for score in scores.values()), f"{change:+.3f}"]
         tools.markdown(["run", "fp32, dB", "bf16, dB", "change, dB (target < 0.05)"], [row])
         return
-    torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would be all that is compared
+    torch.backends.cudnn.allow_tf32 = False  # otherwise only ten bits of mantissa would be compared
     rows = []
     for ratio in (1, 0):
         config = tools.settings(arguments, *FULL, f"teacher_forcing.ratio={ratio}")
@@ -126,7 +126,7 @@ def main() -> None:
         rows.append([f"{arguments.config}, {'forced' if ratio else 'free-running'}", *numbers])
     columns = ["relative difference (target 1e-5)", "loss", "recon", "KL", "gradient"]
     columns += ["its rounding error (against fp64): tool", "plain"]
-    tools.markdown([*columns, "plain, GFLOP a frame", "tool"], rows)
+    tools.markdown([*columns, "plain, GFLOP per frame", "tool"], rows)
     worst = predictions(tools.settings(arguments, *FULL), arguments.frames)
     print(f"\npredictions, {arguments.frames} frames of a rollout: {worst:.1e}")
 

@@ -1,8 +1,8 @@
 """The speed of the tool against the plain path.
 
-The two take turns: a training step (or a stretch of a rollout) of one, then of the other, and so on, so
-that other load on the machine slows both. Each runs in a process of its own and waits while the other works:
-what the tool sets for its process (allocator, kernels) does not help the plain path. Prints a Markdown table.
+The two take turns: a training step (or a piece of a rollout) of one, then of the other, and so on, so that
+other load on the machine slows both. Each runs in its own process and waits while the other works, so that
+the tool's process-wide settings (allocator, kernels) do not help the plain path. Prints a Markdown table.
 Cases:
 
   pose-forced   course architecture, batch 2 x window 16, 64x32: training, teacher-forced
@@ -41,12 +41,12 @@ from cvaecli.engine.rollout import prior_noise
 from cvaecli.models.base import VideoCVAE
 from cvaecli.reporter import Silent
 
-WARM_UP = 2  # turns of each side before those that are timed
+WARM_UP = 2  # turns of each side before the timed ones
 LIFETIME = 500  # training steps that the warm-up's cost is spread over
 
 
 class Case(NamedTuple):
-    """What is measured: a config with overrides; ``clips`` of a rollout, 0 for training."""
+    """A measurement: a config with overrides; number of ``clips`` of a rollout, 0 for training."""
 
     config: str
     overrides: tuple[str, ...]
@@ -68,7 +68,7 @@ CASES = {
 
 
 def fast_turns(config: RunConfig, clips: int, steps: int) -> Iterator[None]:
-    """The tool: one training step, or one piece of a rollout, a turn."""
+    """The tool: each turn is one training step, or one piece of a rollout."""
     device = prepare(config.runtime)
     data = load_data(config, ("train", "val"), Silent())
     trainer = new_trainer(config, steps, data, device)
@@ -112,7 +112,7 @@ def plain_turns(config: RunConfig, clips: int, steps: int) -> Iterator[None]:
 def plain_pieces(
     model: VideoCVAE, clip: Clip, config: RunConfig, device: torch.device
 ) -> Iterator[list[torch.Tensor]]:
-    """A rollout without end, as many frames a piece as the tool takes; its conditions over and over."""
+    """An endless rollout with the tool's number of frames per piece; its conditions are repeated."""
     P, size = config.data.n_past, (clip.frames.shape[2], clip.frames.shape[3])
 
     def load_frames(values: object) -> torch.Tensor:
@@ -134,7 +134,7 @@ SIDES = {"plain": plain_turns, "fast": fast_turns}
 
 
 def serve(pipe: Connection, side: str, config: RunConfig, clips: int, steps: int) -> None:
-    """Take a turn whenever told to, and tell the seconds it took."""
+    """Take a turn on each request and send back the seconds it took."""
     turns = SIDES[side](config, clips, steps)
     next(turns)
     pipe.send(0.0)
@@ -170,8 +170,8 @@ def in_turn(config: RunConfig, clips: int, steps: int) -> dict[str, list[float]]
 
 
 def summary(times: list[float], lifetime: float) -> tuple[float, float]:
-    """Seconds a turn: the median of the timed ones, and the warm-up's extra spread over a lifetime of so many
-    turns. Then that extra itself."""
+    """Seconds per turn: the median of the timed ones, plus the extra time of the warm-up divided by
+    ``lifetime`` turns. Also returns that extra time."""
     median = statistics.median(times[WARM_UP:])
     extra = max(sum(times[:WARM_UP]) - WARM_UP * median, 0.0)
     return median + extra / lifetime, extra
@@ -205,7 +205,7 @@ def measure(name: str, case: Case, arguments: list[str], steps: int, frames: int
 
 
 def main() -> None:
-    """Measure the cases named, or all."""
+    """Measure the named cases, or all."""
     parser = tools.parser(__doc__, config=None)
     parser.add_argument("--steps", type=int, default=10, help="training steps of each side")
     parser.add_argument("--frames", type=int, default=629, help="predicted frames of a rollout")

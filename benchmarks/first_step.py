@@ -1,9 +1,9 @@
 """Time from ``cvae train`` to its first optimiser step, and the memory of training steps.
 
-The time is that of the real command on cached data: it runs in a folder of its own until the first row of
-steps.csv is there, which is written when step 1 is done. Memory, of the plain path and of the tool, is the
-largest resident set of a new process that only trains (on CUDA: the most that tensors took), beside that of a
-process that only imports and loads the data.
+The time is that of the real command on cached data: it runs in its own folder until steps.csv has its first
+row, which is written after step 1. The memory of the plain path and of the tool is the largest resident set
+of a new process that only trains (on CUDA: the peak of tensor memory). A process that only imports and loads
+the data is measured for comparison.
 
 Example: python benchmarks/first_step.py --config cyclical --threads 2
 """
@@ -28,14 +28,14 @@ from cvaecli.engine.device import Device, prepare
 from cvaecli.engine.measure import peak_memory
 from cvaecli.reporter import Silent
 
-POLL = 0.002  # seconds between two looks at steps.csv
+POLL = 0.002  # seconds between two checks of steps.csv
 
 
 def seconds_to_first_step(config: RunConfig) -> float:
     """From starting ``cvae train`` to the first row of its steps.csv; the run is stopped and removed.
 
     Raises:
-        RuntimeError: the command ended before.
+        RuntimeError: the command ended before that.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.yaml").write_text(config.to_yaml())
@@ -54,7 +54,7 @@ def seconds_to_first_step(config: RunConfig) -> float:
 
 
 def peak_of(side: str, config: RunConfig, steps: int) -> float:
-    """Peak memory in bytes after so many training steps of a side; ``import``: of none."""
+    """Peak memory in bytes after ``steps`` training steps of a side; no steps for the side ``import``."""
     if side == "import":
         load_data(config, ("train", "val"), Silent())
         device = prepare(config.runtime)

@@ -1,4 +1,4 @@
-"""Where the time of training steps (or of a rollout) goes: PyTorch's profiler as a table, on any device.
+"""Profile training steps (or a rollout) with PyTorch's profiler, as a table, on any device.
 
 Examples: python benchmarks/hotspots.py --config cyclical --steps 2
           python benchmarks/hotspots.py --config robot train.batch_size=2 --rollout --trace trace.json
@@ -24,7 +24,7 @@ def main() -> None:
         "--rollout", action="store_true", help="profile a rollout of eval.chunk frames instead"
     )
     parser.add_argument("--rows", type=int, default=25, help="rows of the table")
-    parser.add_argument("--shapes", action="store_true", help="a row for every shape of the arguments")
+    parser.add_argument("--shapes", action="store_true", help="print a row for every shape of the arguments")
     parser.add_argument("--trace", metavar="FILE", help="also write a trace for chrome://tracing")
     arguments = parser.parse_intermixed_args()
     config = tools.settings(arguments)

@@ -1,15 +1,15 @@
-"""Memory and speed of predictions of any length: what 1,000 frames hold, 100,000 must hold.
+"""Memory and speed of predictions of any length: 100,000 frames must not need more memory than 1,000.
 
     python benchmarks/long_rollout.py                      # reference model, 1,000 and 100,000 frames
     python benchmarks/long_rollout.py --frames 1000,20000 --config quickstart --out .mp4
     python benchmarks/long_rollout.py model.widths=[16,32,64,128]    # any config key
 
-Each length runs in a process of its own: labels from a memory-mapped file (those of the built-in set, over
-and over), random weights, the same prediction and writing as `cvae predict`. What is printed:
+Each length runs in its own process, with labels from a memory-mapped file (those of the built-in set,
+repeated), random weights, and the same code for predicting and writing as `cvae predict`. It prints:
 
-RssAnon   memory that is this process's own and cannot be given back: what must not grow
-RssFile   pages of mapped files, the labels among them: the system takes these back when it needs room, so
-          they may grow with what was read and still cost nothing
+RssAnon   the process's own memory, which the system cannot reclaim: it must not grow
+RssFile   pages of mapped files, including the labels. The system reclaims them when it needs memory, so they
+          may grow with the amount of data read
 
 Linux only (/proc).
 """
@@ -42,9 +42,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--frames", default="1000,100000", help="lengths, with commas")
+    parser.add_argument("--frames", default="1000,100000", help="lengths, separated by commas")
     parser.add_argument("--config", default="reference")
-    parser.add_argument("--out", default=".gif", help="form of the output: .gif, .mp4, .npz or .png")
+    parser.add_argument("--out", default=".gif", help="format of the output: .gif, .mp4, .npz or .png")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--chunk", type=int, help="eval.chunk")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -81,7 +81,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _repeated(labels: np.ndarray, frames: int, path: Path) -> np.ndarray:
-    """``labels`` over and over in a file of ``frames`` rows, opened as a read-only memory map."""
+    """``labels`` repeated in a file of ``frames`` rows, opened as a read-only memory map."""
     rows = np.lib.format.open_memmap(path, "w+", labels.dtype, (frames, *labels.shape[1:]))
     for start in range(0, frames, len(labels)):
         rows[start : start + len(labels)] = labels[: frames - start]

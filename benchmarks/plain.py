@@ -1,14 +1,14 @@
-"""The plain reference path: the training loop and the rollout of both families by the book.
+"""The plain reference path: textbook training loop and rollout of both model families.
 
 float32, contiguous NCHW, one step after the other; every frame is encoded wherever it is used, as input
-and as target; labels step by step; an ordinary optimiser; the losses fetched at every step. Of the tool it
-takes the modules that hold the weights, the noise and the schedules, never a way to compute: the loops are
-the course template's and those of Denton & Fergus (2018), written down once more.
+and as target; labels step by step; an ordinary optimiser; the losses fetched at every step. From the tool
+it takes the modules that hold the weights, the noise and the schedules, but no computations: the loops follow
+the course template and Denton & Fergus (2018).
 
-It is what speed is measured against and what the tool's path must agree with to rounding. Two things
-differ by design. The running statistics of batch norm count a frame here as often as it is encoded (the
-losses and gradients of a training step do not see them). And only what the course knows is here:
-``plain_training.check`` names what is not.
+Speed is measured against this path, and the tool's results must agree with it up to rounding. Two things
+differ by design. The running statistics of batch norm count a frame here as often as it is encoded, which
+does not affect the losses and gradients of a training step. And this path supports only the course's
+settings: ``plain_training.check`` names the others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
 
 
 def compute(module: nn.Module, x: Tensor) -> Tensor:
-    """A part of the course architecture, as the course's code computes it."""
+    """A part of the course architecture, computed as in the course's code."""
     y: Tensor
     if isinstance(module, ResidualBlock):
         y = F.leaky_relu(module.conv1(x), 0.01)
@@ -67,7 +67,7 @@ def compute(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class PlainPose:
-    """The course's step; a clip leaves no state behind."""
+    """The course's step; it has no state."""
 
     def __init__(self, model: PoseCVAE, n_past: int) -> None:
         self.model, self.first = model, n_past
@@ -95,7 +95,7 @@ class PlainPose:
 
 
 class PlainSVG:
-    """SVG's step and what it keeps over a clip: the LSTMs' cells and the skip maps."""
+    """SVG's step and its state over a clip: the LSTMs' cells and the skip maps."""
 
     def __init__(self, model: SVG, n_past: int) -> None:
         self.model, self.n_past = model, n_past
@@ -149,7 +149,7 @@ class PlainSVG:
         q: list[Normal],
         p: list[Normal],
     ) -> Prediction:
-        """The frame; further latents enter at the decoder's stages, coarsest first."""
+        """Decode a frame; further latents enter at the decoder's stages, coarsest first."""
         decoder: Any = self.model.decoder
         levels: Any = self.model.levels
         clamp = self.model.config.logvar_clamp
@@ -168,8 +168,8 @@ class PlainSVG:
                 else:
                     p = [*p, clamped(level.prior(known).chunk(2, 1), clamp)]
                 if seen:
-                    told = level.posterior(torch.cat((known, seen[s]), 1))
-                    q = [*q, clamped(told.chunk(2, 1), clamp)]
+                    output = level.posterior(torch.cat((known, seen[s]), 1))
+                    q = [*q, clamped(output.chunk(2, 1), clamp)]
                 mu, logvar = (q if seen else p)[-1]
                 d = d + level.latent(mu + noise[s] * torch.exp(0.5 * logvar))
             d = torch.cat((d, self.skips[s]), 1)
@@ -189,7 +189,7 @@ class PlainSVG:
         return x
 
     def gaussian(self, name: str, lstm: GaussianLSTM, x: Tensor) -> Normal:
-        """One step of an LSTM with a normal distribution at its end."""
+        """One step of an LSTM whose output is a normal distribution."""
         y = self.recur(name, lstm, x)
         return clamped((lstm.mu_net(y), lstm.logvar_net(y)), self.model.config.logvar_clamp)
 
@@ -204,12 +204,12 @@ def layer(parts: Layer, x: Tensor, condition: Tensor | None = None) -> Tensor:
 
 
 def blocks(stage: nn.Module) -> list[Any]:
-    """The blocks of a stage, which may be one itself."""
+    """The blocks of a stage, which may be a single block."""
     return list(stage) if isinstance(stage, nn.ModuleList) else [stage]
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Frames other than 64x64: the 4x4 map that meets the vector is averaged or repeated."""
+    """For frames other than 64x64: average or repeat the 4x4 map that is combined with the vector."""
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="area")
 
 
@@ -228,14 +228,14 @@ def clamped(gaussian: Sequence[Tensor], limit: float | None) -> Normal:
 
 
 def kl(q: Normal, p: Normal) -> Tensor:
-    """KL(q || p) of diagonal normals summed over the latent axes, ``[B]`` nats, as SVG's code has it."""
+    """KL(q || p) of diagonal normals summed over the latent axes, ``[B]`` nats, as in SVG's code."""
     sigma_q, sigma_p = torch.exp(0.5 * q[1]), torch.exp(0.5 * p[1])
     terms = torch.log(sigma_p / sigma_q) + (q[1].exp() + (q[0] - p[0]) ** 2) / (2 * p[1].exp()) - 0.5
     return terms.flatten(1).sum(1)
 
 
 def begin(model: VideoCVAE, n_past: int) -> PlainPose | PlainSVG:
-    """A clip's plain computation.
+    """The plain computation of a clip.
 
     Raises:
         UserError: the model has no plain path.
@@ -260,12 +260,12 @@ def unroll(
 
     Args:
         frames, condition: ``[B, T, ...]``.
-        noise: ``[B, T - 1, *shape]`` a latent level.
-        is_forced: for each of the T - n_past predicted frames, whether it is predicted from the true one.
+        noise: ``[B, T - 1, *shape]`` per latent level.
+        is_forced: for each of the T - n_past predicted frames, whether it is predicted from a true one.
         detach: no gradient through the frames that are fed back.
 
     Returns:
-        The steps that the loss counts: the last of them arrives at the last frame.
+        The steps that the loss uses; the last one predicts the last frame.
     """
     network, predictions = begin(model, n_past), []
     x = frames[:, 0]
@@ -287,12 +287,12 @@ def rollout(
     conditions: Iterable[Tensor],
     noise: Callable[[int, int], Sequence[Tensor]],
 ) -> Iterator[Tensor]:
-    """Frame after frame from the model's own ones.
+    """Predict frame after frame from the model's own predictions.
 
     Args:
         model: in evaluation mode.
         past, past_condition: ``[B, n_past, ...]``.
-        conditions: of the frames to predict, ``[B, ...]`` each.
+        conditions: conditions of the frames to predict, ``[B, ...]`` each.
         noise: see ``cvaecli.engine.rollout.Noise``.
 
     Yields:

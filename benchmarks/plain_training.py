@@ -27,11 +27,11 @@ class PlainTrainer:
 
     Args:
         model: its weights are copied.
-        clips, sampler: as the tool's trainer has them, so that both see the same batches.
-        dtype: float64 tells how much of a difference is rounding.
+        clips, sampler: those of the tool's trainer, so that both see the same batches.
+        dtype: float64 shows how much of a difference is rounding.
 
     Raises:
-        UserError: the config asks for what the course's loop does not have.
+        UserError: the config asks for something that the course's loop does not have.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PlainTrainer:
         self.batches, self.done = sampler.epoch(0), 0
 
     def step(self) -> dict[str, float]:
-        """One optimiser step within the first epoch; its terms as the tool's step events have them."""
+        """One optimiser step within the first epoch; its terms are named as in the tool's step events."""
         config, n = self.config, self.done
         forcing = config.teacher_forcing
         assert forcing is not None
@@ -106,7 +106,7 @@ class PlainTrainer:
         return frames.to(self.dtype), condition.to(self.dtype)
 
     def noise(self, frames: Tensor) -> list[Tensor]:
-        """The noise behind z, the tool's own: ``[B, T - 1, *shape]`` a latent level."""
+        """The tool's noise for z: ``[B, T - 1, *shape]`` per latent level."""
         B, T, _, H, W = frames.shape
         generator = stream(self.config.seed, "z", self.done, device=self.device)
         return [
@@ -116,10 +116,10 @@ class PlainTrainer:
 
 
 def check(config: RunConfig) -> None:
-    """Refuse what the course's loop does not have.
+    """Refuse settings that the course's loop does not have.
 
     Raises:
-        UserError: names the keys and what they would have to be.
+        UserError: names the keys and their required values.
     """
     train, forcing = config.train, config.teacher_forcing
     needed = {
@@ -134,4 +134,4 @@ def check(config: RunConfig) -> None:
         "teacher_forcing.noise=0": forcing is not None and not forcing.noise,
     }
     if missing := [key for key, there in needed.items() if not there]:
-        raise UserError("the plain path has no such training", f"set {' '.join(missing)}")
+        raise UserError("the plain path does not support this training", f"set {' '.join(missing)}")

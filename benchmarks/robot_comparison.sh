@@ -1,13 +1,13 @@
 #!/bin/sh
 # Learned against fixed prior, cyclical against monotonic beta, teacher forcing throughout against its decay:
-# 2 x 2 x 2 settings, three seeds, equal steps, on the straying arm. Then one figure and one table of the test
-# split, beside each other: FOLDER/comparison.png, .md (a row a setting) and .csv (a row a run).
+# 2 x 2 x 2 settings, three seeds, equal steps, on the straying arm. Then one figure and two tables of the test
+# split: FOLDER/comparison.png, .md (one row per setting) and .csv (one row per run).
 #
 #   sh benchmarks/robot_comparison.sh [FOLDER]
 #
-# FOLDER (robot-comparison) gets the data and the runs; what is there already is not made again, so that a
-# comparison that was broken off goes on. 24 runs of 250 steps of 8 windows, each about half a minute on one
-# idle core: short, so the settings are compared at the start of a training, not at its end.
+# FOLDER (default: robot-comparison) gets the data and the runs. Existing ones are not made again, so that an
+# interrupted comparison continues. 24 runs of 250 steps of 8 windows, each about half a minute on one idle
+# core. The runs are short: the settings are compared at the start of a training, not at its end.
 set -eu
 folder=${1:-robot-comparison}
 mkdir -p "$folder" && cd "$folder"
@@ -19,7 +19,7 @@ names=""
 for seed in 42 43 44; do
     for prior in learned fixed; do
         for schedule in cyclical monotonic; do
-            for decay in 0 0.25; do # of the teacher-forcing ratio an epoch: 1 throughout, or 1 to 0
+            for decay in 0 0.25; do # of the teacher-forcing ratio per epoch: 1 throughout, or from 1 to 0
                 name=$prior-$schedule-$decay-$seed
                 names="$names $name"
                 [ -f "runs/$name/eval/test/metrics.json" ] && continue

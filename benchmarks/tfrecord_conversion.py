@@ -1,12 +1,12 @@
-"""Speed and memory of turning BAIR's TFRecords into the cache.
+"""Speed and memory of converting BAIR's TFRecords into the cache.
 
     python benchmarks/tfrecord_conversion.py             # a generated set of 1 GB
     python benchmarks/tfrecord_conversion.py --gb 4 --cameras 1
 
-Writes records in BAIR's layout (30 frames of 64x64 a trajectory, two cameras, 256 trajectories a file) with
-random pictures into a temporary folder, converts them into a cache of its own, and prints seconds, MB/s of
-records and the peak of RssAnon: memory of the process itself, without pages of mapped files, which the system
-takes back when it needs room. Linux only (/proc). Needs three times the set's size on the disk.
+Writes records in BAIR's layout (30 frames of 64x64 per trajectory, two cameras, 256 trajectories per file)
+with random pictures into a temporary folder, converts them into a separate cache, and prints seconds, MB/s of
+records and the peak of RssAnon: the process's own memory, without pages of mapped files, which the system can
+reclaim. Linux only (/proc). Needs three times the set's size on the disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main() -> None:
 
 
 def write_set(root: Path, nbytes: int, cameras: int) -> tuple[int, int]:
-    """Files of records, ``nbytes`` in all or a record more; gives the trajectories and bytes written."""
+    """Write files of records, in total ``nbytes`` or up to one record more; returns the numbers of
+    trajectories and bytes."""
     (root / "train").mkdir(parents=True)
     rng = np.random.default_rng(0)
     count = size = 0
@@ -78,7 +79,7 @@ def _example(rng: np.random.Generator, cameras: int) -> bytes:
 
 
 class Peak:
-    """The most ``RssAnon`` while the block runs, looked at 50 times a second."""
+    """The peak of ``RssAnon`` while the block runs, sampled 50 times per second."""
 
     def __enter__(self) -> Peak:
         self.before = self.most = _rss_anon()

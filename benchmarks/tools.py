@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: their arguments, their Markdown, and a process of its own for a task."""
+"""Shared by the benchmark scripts: arguments, Markdown, and running a task in a separate process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def parser(text: str | None, config: str | None = "cyclical") -> argparse.ArgumentParser:
-    """Arguments of every script; ``config``: the default of ``--config``, None for no such option."""
+    """The arguments of every script. ``config`` is the default of ``--config``; None: no such option."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides such as data.root=DIR")
     made.add_argument("--threads", type=int, help="CPU threads (runtime.threads)")
@@ -38,7 +38,7 @@ def settings(arguments: argparse.Namespace, *own: str) -> RunConfig:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; numbers as they are given."""
+    """Print a table; numbers are not rounded."""
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:
@@ -46,13 +46,13 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def apart(task: Callable[..., Result], *arguments: object) -> Result:
-    """Run a task in a fresh process: its memory, its imports and its settings are its own."""
+    """Run a task in a new process with its own memory, imports and settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(task, *arguments).result()
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a script; a mistake of its user is one line and exit status 2."""
+    """Run a script; a user's mistake gives one line and exit status 2."""
     try:
         main()
     except CvaeError as error:

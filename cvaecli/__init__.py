@@ -1,6 +1,6 @@
 """Conditional variational autoencoders for video prediction.
 
-The Python functions are the ones that the commands call: ``train``, ``resume``, ``validate``, ``predict``,
+These functions are the ones that the commands call: ``train``, ``resume``, ``validate``, ``predict``,
 ``export_gif``, ``plot``, ``dry_run``, ``bench`` and ``load_config``. PyTorch and matplotlib are imported on
 first use.
 """

@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def save_last(run: Run, checkpoint: Mapping[str, Any]) -> None:
-    """Write ``last.pt``; the one before becomes ``previous.pt``."""
+    """Write ``last.pt``; the old ``last.pt`` becomes ``previous.pt``."""
     last = run.checkpoint_path("last")
     with replacing(last) as part:
         _write(part, last, checkpoint)
@@ -37,27 +37,27 @@ def save(run: Run, name: str, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Fill ``part``, the file that is to replace ``path``, and wait until it is on the disk."""
+    """Write ``part``, the file that will replace ``path``, and wait until it is on the disk."""
     try:
         with part.open("wb") as file:  # given a path, PyTorch would store its random name
             torch.save(dict(checkpoint), file)
         flush(part)
-    except (OSError, RuntimeError) as error:  # PyTorch wraps a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         raise CvaeError(
             f"{path}: cannot be written: {error}", "is the disk full? the old file is untouched"
         ) from None
 
 
 def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
-    """The newest undamaged checkpoint, and a warning if that is not ``last.pt``.
+    """The newest intact checkpoint, and a warning if that is not ``last.pt``.
 
-    A damaged ``last.pt`` is renamed, so that the next save does not move it over the good ``previous.pt``.
+    A damaged ``last.pt`` is renamed, so that the next save does not move it over the intact ``previous.pt``.
     Half-written files of a killed process are removed.
     """
     remove_leftovers(run.checkpoint_path("last").parent)
     last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
     if not last.is_file() and not previous.is_file():
-        raise UserError(f"{run.path}: holds no checkpoint to resume from", "start the training anew")
+        raise UserError(f"{run.path}: holds no checkpoint to resume from", "start a new training")
     try:
         return _load_state(last), None
     except UserError as error:
@@ -66,27 +66,29 @@ def load_for_resume(run: Run) -> tuple[dict[str, Any], str | None]:
         checkpoint = _load_state(previous)
         if last.is_file():
             last.replace(last.with_name("last.pt.damaged"))
-        return checkpoint, f"{error.message}; going on from previous.pt"
+        return checkpoint, f"{error.message}; continuing from previous.pt"
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    """A checkpoint with the state of the training, not only weights."""
+    """A checkpoint that holds the state of the training, not only weights."""
     checkpoint = load(path)
     if "trainer" not in checkpoint:
-        raise UserError(f"{path}: holds weights only, no training to go on with", "start from it: train.init")
+        raise UserError(
+            f"{path}: holds only weights, no training to resume", "start a new run from it with train.init"
+        )
     return checkpoint
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain tensors and numbers. No code in the file is run.
+    """Read a checkpoint as plain tensors and numbers. No code in the file is run.
 
     Raises:
-        UserError: missing, damaged, or not one of ours.
+        UserError: missing, damaged, or not written by this tool.
     """
     try:
         checkpoint = _read(path, "cpu")
         with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None  # PyTorch takes a flipped bit for a weight
+            whole = archive.testzip() is None  # PyTorch does not notice a flipped bit
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception:  # damage can raise any error anywhere in the unpickler
@@ -107,16 +109,16 @@ def load(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, device: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols; what matters is raised
+        warnings.simplefilter("ignore")  # about pickle protocols; real problems raise
         return torch.load(path, map_location=device, weights_only=True)
 
 
 def is_foreign(path: Path) -> bool:
-    """True for a file of tensors that this tool did not write (a course checkpoint, perhaps)."""
+    """Whether another program wrote this file (it may be a course checkpoint)."""
     try:
         content = _read(path, "meta")
     except Exception:
-        return True  # the next reader reports what is wrong with it
+        return True  # the next reader reports the fault
     return not (isinstance(content, dict) and "format" in content)
 
 

@@ -39,10 +39,10 @@ class DataError(UserError):
 
 
 class ReportedElsewhereError(CvaeError):
-    """A failure that another process of the same training reports: this process ends without a message.
+    """A failure that another process of the same training reports; this process ends without a message.
 
     Args:
-        exit_code: of the failure that is reported.
+        exit_code: exit status of the reported failure.
     """
 
     def __init__(self, exit_code: int) -> None:

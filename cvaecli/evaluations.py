@@ -1,6 +1,6 @@
 """Reading and writing a run's evaluations, ``eval/<split>/``: metrics.json, per_frame.csv and frames.npz.
 
-``<split>`` is ``train``, ``val`` or ``test``, and with exchanged conditions ``<split>-swapped-<what>``.
+``<split>`` is ``train``, ``val`` or ``test``; with exchanged conditions it is ``<split>-swapped-<what>``.
 Neither torch nor the run's data is needed. ``runs/README.md`` describes the files.
 """
 
@@ -27,7 +27,7 @@ PER_FRAME_OPTIONAL = (
 
 
 def folder_of(run: Path, split: str = "val") -> Path:
-    """``RUN/eval/<split>``, whether it exists or not."""
+    """``RUN/eval/<split>``, which need not exist."""
     return run / "eval" / split
 
 
@@ -91,9 +91,9 @@ class ClipFrames(NamedTuple):
     """Evenly spaced frames of one clip.
 
     Attributes:
-        numbers: of the frames within the clip, ``[K]``.
-        rows: uint8 ``[K, H, W, 3]`` by name: truth, posterior, rollout (sample 0), with several samples
-            ``best sample``, and condition where it is a picture.
+        numbers: numbers of the frames within the clip, ``[K]``.
+        rows: uint8 ``[K, H, W, 3]`` by name: truth, posterior, rollout (sample 0), ``best sample`` if there
+            are several samples, and condition if it is a picture.
     """
 
     name: str
@@ -108,7 +108,7 @@ def write_frames(run: Path, split: str, clips: Sequence[ClipFrames]) -> Path:
     for n, clip in enumerate(clips):
         arrays |= {f"{n}/frames": clip.numbers, **{f"{n}/{row}": frames for row, frames in clip.rows.items()}}
     with replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for a switch
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for the flag allow_pickle
     return path
 
 
@@ -116,7 +116,7 @@ def read_frames(run: Path, split: str = "val") -> list[ClipFrames]:
     """``frames.npz``: pictures of the first clips.
 
     Raises:
-        AbsentError: the run has none, for example because its evaluation was made by an earlier version.
+        AbsentError: the run has none, for example because an earlier version made its evaluation.
         UserError: the file is damaged.
     """
     path = folder_of(run, split) / "frames.npz"

@@ -1,8 +1,8 @@
-"""Writing files whole or not at all.
+"""Write files completely or not at all.
 
-A file grows under a hidden name beside its target, is flushed to the disk, and is then moved into place.
-A crash or an error leaves the old file or the new one, never half of one. Everything that a run leaves
-behind is written through this module, except ``steps.csv``, which is appended to line by line.
+A file is written under a hidden name next to its target, flushed to the disk, and then moved into place.
+A crash or an error leaves the old file or the new one, never half a file. All files of a run are written
+through this module, except ``steps.csv``, which is appended to line by line.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import Any
 from .errors import UserError
 
 SUFFIX = ".part"
-"""End of the hidden names; what a killed process left behind can be recognised by it."""
+"""End of the hidden names. It identifies the files that a killed process left behind."""
 
 
 @contextlib.contextmanager
 def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yield an empty hidden file (or folder) beside ``target`` to fill; it replaces ``target`` at the end.
+    """Yield an empty hidden file (or folder) next to ``target`` to fill; it replaces ``target`` at the end.
 
-    If the block raises, the hidden file is removed and ``target`` is what it was before. Missing parent
-    folders are made. The content is flushed to the disk before the move, and the move itself after it; the
+    If the block raises, the hidden file is removed and ``target`` does not change. Missing parent folders are
+    created. The content is flushed to the disk before the move, and the move itself after it; the
     files in a folder are not flushed one by one.
 
     Args:
         target: file to write, or with ``folder`` a folder that does not exist or is empty.
 
     Raises:
-        UserError: the place cannot be written. Raised before the block runs.
+        UserError: the target cannot be written. Raised before the block runs.
         OSError: the content cannot be stored, for example because the disk is full.
     """
     part = target.parent / f".{target.name}.{secrets.token_hex(4)}{SUFFIX}"
@@ -50,11 +50,11 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
     try:
         yield part
         if folder and target.exists():
-            target.rmdir()  # only ever an empty one; os.replace onto a folder fails on Windows
+            target.rmdir()  # only succeeds if it is empty; os.replace onto a folder fails on Windows
         elif not folder:
             flush(part)
         part.replace(target)
-    except BaseException:  # an interrupt must not leave litter either
+    except BaseException:  # an interrupt must not leave the hidden file behind either
         if folder:
             shutil.rmtree(part, ignore_errors=True)
         else:
@@ -64,18 +64,19 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file of these bytes; errors as `replacing`."""
+    """Write a file of these bytes. Raises what `replacing` raises."""
     with replacing(path) as part:
         part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, line ends as they are; errors as `replacing`."""
+    """Write a UTF-8 text file without changing line ends. Raises what `replacing` raises."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV file with these columns; other keys of the rows are left out. Errors as `replacing`."""
+    """Write a CSV file with these columns; other keys of the rows are left out. Raises what `replacing`
+    raises."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore")
     writer.writeheader()
@@ -84,7 +85,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
 
 
 def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's cells: numbers with 8 significant digits, and None as an empty cell."""
+    """A row's cells: floats with 8 significant digits, None as an empty cell."""
     return {
         key: "" if value is None else f"{value:.8g}" if isinstance(value, float) else value
         for key, value in row.items()
@@ -105,7 +106,7 @@ def flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, on systems where that can be asked for."""
+    """Wait until the names in a folder are on the disk, on systems that support it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -16,7 +16,7 @@ from .errors import CvaeError, ReportedElsewhereError, UserError
 
 
 def rank() -> int:
-    """This process's number among those of the command; 0 when it is alone."""
+    """This process's number among the processes of the command; 0 when it is alone."""
     return int(os.environ.get("RANK", 0)) if several() else 0
 
 
@@ -27,7 +27,7 @@ def several() -> bool:
 
 @contextlib.contextmanager
 def one_report_per_machine() -> Iterator[None]:
-    """For errors that each process finds by itself before all have met: one a machine reports it."""
+    """For errors that every process finds before they connect: one process per machine reports them."""
     try:
         yield
     except CvaeError as error:
@@ -40,7 +40,7 @@ def on_gpus(count: int, arguments: Sequence[str]) -> int:
     """Run ``cvae`` with these arguments in one process for each of ``count`` GPUs of this machine.
 
     Returns:
-        The exit status: of the process that failed first, 128 + the signal's number where one stopped all.
+        The exit status of the process that failed first; 128 + the signal's number if a signal stopped all.
 
     Raises:
         UserError: there are fewer GPUs.
@@ -58,7 +58,8 @@ def on_gpus(count: int, arguments: Sequence[str]) -> int:
 
 
 def in_processes(count: int, arguments: Sequence[str]) -> int:
-    """Run ``cvae`` with these arguments in ``count`` processes on this machine; as ``on_gpus``."""
+    """Run ``cvae`` with these arguments in ``count`` processes on this machine. Returns and raises as
+    ``on_gpus``."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -76,7 +77,7 @@ def in_processes(count: int, arguments: Sequence[str]) -> int:
         if failure.exitcode >= 0:
             return int(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
-        raise CvaeError(f"process {number} was ended by {name}, which ended the training") from None
+        raise CvaeError(f"process {number} was killed by {name}, which ended the training") from None
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Image quality of predicted frames: PSNR in dB and SSIM, one number a frame."""
+"""Image quality of predicted frames: PSNR in dB and SSIM, one number per frame."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def shown(x_hat: Tensor) -> Tensor:
-    """A prediction as it is scored and shown: float32 in [0, 1], NaN (a rollout that ran off) as black."""
+    """A prediction as it is scored and shown: float32 in [0, 1], NaN (from a diverged rollout) as black."""
     return torch.nan_to_num(x_hat.float().clamp(0, 1), nan=0.0)
 
 
 def not_finite(x_hat: Tensor) -> Tensor:
-    """Which predicted frames hold a NaN or an infinity: ``[B, T, C, H, W] -> [B, T]``, boolean."""
+    """Which predicted frames contain a NaN or an infinity: ``[B, T, C, H, W] -> [B, T]``, boolean."""
     return ~x_hat.isfinite().all(-1).all(-1).all(-1)
 
 
@@ -22,19 +22,20 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def psnr_from_mse(error: Tensor) -> Tensor:
-    """``-10 log10(mse)`` in dB for data range 1; an exact frame counts 100 dB instead of infinity."""
+    """``-10 log10(mse)`` in dB for data range 1; an exact frame gets 100 dB instead of infinity."""
     return -10.0 * torch.log10(error.clamp(min=1e-10))
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
-    """PSNR of every frame: ``[B, T, C, H, W] -> [B, T]`` in dB, one error over all channels."""
+    """PSNR of every frame from its error over all channels: ``[B, T, C, H, W] -> [B, T]`` in dB."""
     return psnr_from_mse(mse(x_hat, x))
 
 
 def psnr_per_channel(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean of the colour channels' PSNRs, as the robot literature reports it (``finn_psnr``).
 
-    Not below ``psnr`` (Jensen), so never compare the two. ``[B, T, C, H, W] -> [B, T]`` in dB.
+    It is never below ``psnr`` (Jensen's inequality), so the two must not be compared. ``[B, T, C, H, W] ->
+    [B, T]`` in dB.
     """
     error = (shown(x_hat) - x.float()).square().mean((-2, -1))
     return psnr_from_mse(error).mean(-1)
@@ -51,7 +52,7 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
     if min(x.shape[-2:]) < 11:
         return torch.full(x.shape[:2], torch.nan)
-    # TF32 keeps ten bits, and SSIM is made of differences of nearly equal numbers.
+    # TF32 keeps ten bits, too few for SSIM, which subtracts nearly equal numbers.
     with torch.backends.cudnn.flags(allow_tf32=False):
         _, image = structural_similarity_index_measure(
             shown(x_hat).flatten(0, 1),
@@ -63,5 +64,5 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
             reduction="none",
             return_full_image=True,
         )
-    # The library's own mean takes in the reflected border; the definition and scikit-image do not.
+    # The library's own mean includes the reflected border; the definition and scikit-image do not.
     return image[..., 5:-5, 5:-5].mean((-3, -2, -1)).reshape(x.shape[:2])

@@ -17,11 +17,11 @@ def reconstruction(x_hat: Tensor, x: Tensor, kind: str = "mse") -> Tensor:
         kind: ``mse``: mean squared error over C, H, W. ``l1``: mean absolute error.
             ``optimal_sigma``: negative log-likelihood per pixel of a normal distribution at the
             variance that is best for this frame, log(MSE) / 2, constants left out (Rybkin et al.
-            2021, "Simple and Effective VAE Training with Calibrated Decoders", eq. 5). It weighs
-            every frame's PSNR alike: d PSNR is proportional to d log(MSE).
+            2021, "Simple and Effective VAE Training with Calibrated Decoders", eq. 5). It gives
+            every frame's PSNR the same weight: d PSNR is proportional to d log(MSE).
 
     Returns:
-        ``[...]``: one number a frame, float32.
+        ``[...]``: one number per frame, float32.
     """
     difference = x_hat.float() - x.float()
     if kind == "l1":
@@ -51,7 +51,7 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 def total_kl(steps: Step) -> Tensor:
-    """KL of K steps summed over the latent levels, ``[B, K]`` nats, of the rows that have a posterior."""
+    """KL of K steps summed over the latent levels, for the rows with a posterior: ``[B, K]`` in nats."""
     rows = len(steps.q[0].mu)
     levels = zip(steps.q, steps.p, strict=True)
     return torch.stack([kl_divergence(q, Gaussian(p.mu[:rows], p.logvar[:rows])) for q, p in levels]).sum(0)

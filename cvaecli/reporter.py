@@ -25,7 +25,7 @@ class Reporter(Protocol):
         """A line worth acting on."""
 
     def data_source(self, source: str) -> None:
-        """The data set that is used, before anything is computed from it."""
+        """Name the data set, before anything is computed from it."""
 
     def task(self, description: str) -> AbstractContextManager[Advance]:
         """A progress bar for the duration of the context."""
@@ -44,7 +44,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter that does nothing; also the base of one that overrides a few methods."""
+    """A reporter that does nothing; also a base class for reporters that need only a few methods."""
 
     def note(self, text: str) -> None:
         """See ``Reporter``."""

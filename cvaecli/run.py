@@ -31,7 +31,7 @@ STEP_COLUMNS = ["step", "epoch", *TRAIN_TERMS, "beta", "tfr", "forced", "lr", "f
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder; ``path`` exists."""
+    """An existing run folder."""
 
     path: Path
 
@@ -79,7 +79,7 @@ class Run:
         """Point ``runs/latest`` at this run (where the file system has symbolic links)."""
         link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{os.getpid()}"
         if link.exists() and not link.is_symlink():
-            return  # the user's own folder of that name
+            return  # the user has a folder of that name
         try:
             temporary.symlink_to(self.path.name, target_is_directory=True)
             temporary.replace(link)
@@ -98,14 +98,14 @@ class Run:
         write_text(self.path / "config.yaml", config.to_yaml())
 
     def update_info(self, **values: Any) -> None:
-        """Change entries of ``run.json``."""
+        """Change or add entries of ``run.json``."""
         path = self.path / "run.json"
         info = self.info()
         info.update(values, updated=_now())
         write_text(path, json.dumps(info, indent=2) + "\n")
 
     def info(self) -> dict[str, Any]:
-        """``run.json``, empty where it does not exist yet."""
+        """The content of ``run.json``; empty if it does not exist yet."""
         path = self.path / "run.json"
         if not path.is_file():
             return {}
@@ -132,7 +132,7 @@ class Run:
             writer.writerow(csv_cells(row))
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows after ``step``: a resumed run is about to do these steps again."""
+        """Drop the rows after ``step``: a resumed run repeats these steps."""
         for name, columns in (("steps.csv", STEP_COLUMNS), ("metrics.csv", METRIC_COLUMNS)):
             path = self.path / name
             if path.exists():
@@ -153,7 +153,7 @@ class Run:
 
 
 def find(spec: str | Path | None, root: Path = Path("runs")) -> tuple[Run, Path]:
-    """The run and the checkpoint that RUN means.
+    """The run and the checkpoint that the argument RUN means.
 
     Args:
         spec: a run folder, a name under ``root``, a checkpoint file, ``latest``, or None for the

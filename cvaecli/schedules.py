@@ -1,4 +1,4 @@
-"""What changes over training: beta, the teacher-forcing ratio, the learning rate.
+"""Schedules over a training: beta, the teacher-forcing ratio, the learning rate.
 
 All are pure functions of the step and the epoch (both counted from 0), so that a resumed run, a plot and a
 test see the same numbers as the training loop. Nothing here needs PyTorch.
@@ -15,7 +15,7 @@ from .config.schema import KLConfig, OptimConfig, RunConfig, TeacherForcingConfi
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What the schedules of a config say for one step.
+    """The scheduled values of one step.
 
     Attributes:
         beta: KL weight, without the constant ``kl.weight``.
@@ -29,7 +29,7 @@ class Scheduled:
 
     @classmethod
     def at(cls, config: RunConfig, step: int, epoch: int, total_steps: int) -> Scheduled:
-        """The values at a step of an epoch of a training of ``total_steps`` steps."""
+        """The values at this step and epoch of a training of ``total_steps`` steps."""
         return cls(
             beta=beta(config.kl, step, epoch, total_steps=total_steps, epochs=config.train.epochs),
             tfr=tfr(config.teacher_forcing, epoch) if config.teacher_forcing else 0.0,
@@ -40,7 +40,7 @@ class Scheduled:
 def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) -> float:
     """KL weight at a step of an epoch, without the constant ``kl.weight`` (Fu et al. 2019, section 3).
 
-    With T units in all (steps or epochs) and M cycles of length P = T / M, tau = (t mod P) / P:
+    With T units (steps or epochs) in total and M cycles of length P = T / M, tau = (t mod P) / P:
     ``start + (stop - start) * ramp(min(tau / ratio, 1))``. Monotonic is one cycle that never restarts.
     tau stays below 1, so at ratio 1 the last unit of a cycle is one short of ``stop``.
     """
@@ -83,9 +83,9 @@ def _ramp(shape: str, x: float) -> float:
 def tfr(forcing: TeacherForcingConfig, epoch: int) -> float:
     """Teacher-forcing ratio of an epoch.
 
-    From ``decay_start`` on the ratio has fallen by ``decay`` once more at every epoch that is a
-    multiple of ``every``, never below ``floor``; a ratio that starts below the floor stays. Epoch 0
-    always has the ratio that training starts with.
+    From ``decay_start`` on the ratio falls by ``decay`` at every epoch that is a multiple of ``every``,
+    never below ``floor``; a ratio that starts below the floor does not change. Epoch 0 always has the
+    initial ratio.
     """
     falls, first = 0, max(forcing.decay_start, 1)
     if epoch >= first:

@@ -1,7 +1,7 @@
-"""Random numbers as functions of what they are for, not of a generator consumed on the way.
+"""Random numbers as functions of their purpose, not of the state of a shared generator.
 
-A stream is named by the run's seed and a few integers (a purpose, an epoch, a clip, a frame). That
-makes resuming exact and lets chunking, batching and several devices agree by construction.
+A stream is named by the run's seed, a purpose and a few integers (an epoch, a clip, a frame). That makes
+resuming exact, and chunks, batches and devices of any number agree by construction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def stream(seed: int, purpose: str, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for one purpose, e.g. ``stream(seed, "order", epoch)``."""
+    """A new generator for one purpose, e.g. ``stream(seed, "order", epoch)``."""
     words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *index]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
 
@@ -26,8 +26,8 @@ def frame_noise(
     """Standard normal noise of a rollout, a function of (seed, sample, clip, frame, level).
 
     Args:
-        clips: one name per batch row.
-        frames: the frame numbers wanted.
+        clips: one clip name per batch row.
+        frames: the frame numbers.
         shapes: shape of one frame's noise per latent level.
 
     Returns:

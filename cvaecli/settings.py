@@ -1,4 +1,4 @@
-"""The base of everything that can be set: a config's sections, and each model's own settings."""
+"""The base class of all settings: a config's sections, and each model's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
-    """A group of settings. Unknown keys, NaN and infinity are refused; values never change."""
+    """A group of settings. Unknown keys, NaN and infinity are refused; instances are immutable."""
 
     model_config = ConfigDict(
         extra="forbid",

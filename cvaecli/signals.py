@@ -19,7 +19,7 @@ class InterruptedRun(CvaeError):  # noqa: N818  (not an error: the user asked fo
 
 
 class Interruption:
-    """While the context is open, the first SIGINT or SIGTERM is kept in ``signum``; a second one raises
+    """While the context is open, the first SIGINT or SIGTERM is stored in ``signum``; a second one raises
     ``KeyboardInterrupt``."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        # Only the main thread may set handlers; elsewhere signals keep their usual effect.
+        # Only the main thread may set handlers; in other threads signals keep their usual effect.
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._note)

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 
 class AbsentError(UserError):
-    """The run has no such data, or not yet: no fault of the file."""
+    """The run does not have this data, or not yet. No file is damaged."""
 
 
 def read_table(
@@ -24,22 +24,22 @@ def read_table(
 ) -> dict[str, Array]:
     """Read the named columns of a CSV file; others are ignored, empty cells and infinities become NaN.
 
-    A last line that is damaged or lacks its newline was cut off by a crash, or is still being written: it is
+    A damaged last line, or one without its newline, was cut off by a crash or is still being written. It is
     left out.
 
     Args:
         path: the file.
         required: numeric columns that must exist.
-        optional: numeric columns that are all NaN where the file has none.
-        text: one column of names; returned as the index of each distinct name.
-        remedy: the hint when there is no such file or no line in it.
+        optional: numeric columns; all NaN if the file does not have them.
+        text: one column of names, returned as the index of each distinct name.
+        remedy: the hint if the file does not exist or is empty.
 
     Returns:
         float64 ``[rows]`` for each column.
 
     Raises:
         AbsentError: no file, or no complete line.
-        UserError: a missing column, or a damaged line before the last.
+        UserError: a column is missing, or a line before the last is damaged.
     """
     if not path.is_file():
         raise AbsentError(f"there is no {path}", remedy)
@@ -65,7 +65,7 @@ def read_table(
         except ValueError as fault:
             if number == lines[-1][0]:
                 break
-            raise UserError(f"{path}, line {number}: {fault}", "mend the line or remove it") from None
+            raise UserError(f"{path}, line {number}: {fault}", "correct or remove the line") from None
     if not rows:
         raise AbsentError(f"{path} holds no complete line", remedy)
     data = np.array(rows, dtype=np.float64)

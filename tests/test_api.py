@@ -334,7 +334,7 @@ def test_wrong_data_leave_no_run_behind(data: Path, tmp_path: Path) -> None:
 def test_pairs_need_no_clip_as_long_as_a_window(tmp_path: Path) -> None:
     short = write_set(tmp_path / "short", train=3)  # the window is 4, 3 of them consecutive
     pairs = make_config(f"data.root={short}", "train.sampling=pairs", "train.batch_size=1")
-    assert api.dry_run(pairs)["splits"]["train"] == [3]
+    assert api.dry_run(pairs)["splits"]["train"]["longest"] == 3
     with pytest.raises(UserError, match="3 frames"):
         api.dry_run(make_config(f"data.root={short}", "train.batch_size=1"))
 
@@ -352,6 +352,24 @@ def test_a_dry_run_leaves_nothing_and_tells_sizes(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_share_on_the_prior_is_named_in_whole_rows(data: Path) -> None:
+    class Warnings(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.lines.append(text)
+
+    for share, rows in (
+        (0.5, []),
+        (0.3, ["train.prior_share: 0.3 of a batch of 2 is 1 rows, a share of 0.5"]),
+    ):
+        reporter = Warnings()
+        report = api.dry_run(settings(data, f"train.prior_share={share}"), reporter=reporter)
+        assert report["prior_share"] == 0.5
+        assert [line for line in reporter.lines if "prior_share" in line] == rows
+
+
 def test_a_dry_run_does_not_validate(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("a validation can take minutes")
@@ -365,7 +383,7 @@ def test_a_dry_run_does_not_validate(data: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_what_belongs_to_the_training_cannot_be_changed_afterwards(run: Run, override: str) -> None:
     for call in (api.validate, api.predict, api.export_gif):
-        with pytest.raises(UserError, match="belongs to the training"):
+        with pytest.raises(UserError, match="is fixed by the training"):
             call(run.path, [override])
 
 

@@ -65,7 +65,15 @@ def test_bench_as_a_table_says_what_its_numbers_are(tiny: str) -> None:
     result = run("--config", tiny, "--steps", "1", "--frames", "2", "teacher_forcing.ratio=1")
     assert result.exit_code == 0, result.output
     words = " ".join(result.stdout.replace("│", " ").split())
-    for told in ("predicted frames/s", "GFLOP a frame", "100% forced", "batch 2", "fp32", "torch", "peak 20"):
+    for told in (
+        "predicted frames/s",
+        "GFLOP per frame",
+        "100% forced",
+        "batch 2",
+        "fp32",
+        "torch",
+        "peak 20",
+    ):
         assert told in words, words
     assert "after the process start" in words or "after the call" in words
 

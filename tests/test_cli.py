@@ -146,7 +146,7 @@ def test_mistakes_of_train(here: Path) -> None:
     cvae("train", "--resume", "nope").wrong("nope: no such run", "a")
     cvae("train", "--resume", "a", "optim.lr=1").wrong("optim.lr")
     for option in (("--dry-run",), ("--name", "b"), ("--config", "tiny.yaml")):
-        cvae("train", "--resume", "a", *option).usage("--resume goes on as the run was")
+        cvae("train", "--resume", "a", *option).usage("--resume continues a run with its own config")
 
 
 def test_debug_shows_the_traceback(here: Path) -> None:
@@ -183,7 +183,7 @@ def test_validate_takes_samples_overrides_and_a_checkpoint(here: Path) -> None:
 
 def test_mistakes_of_validate(here: Path) -> None:
     cvae("validate", "nope").wrong("nope: no such run")
-    cvae("validate", "a", "train.epochs=3").wrong("train.epochs: belongs to the training")
+    cvae("validate", "a", "train.epochs=3").wrong("train.epochs: is fixed by the training")
     cvae("validate", "a", "eval.sampels=3").wrong("did you mean eval.samples?")
     cvae("validate", "a", "--split", "nope").wrong("nope")
     cvae("validate", "a", "--split", "test").wrong("no true frames")

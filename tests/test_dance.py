@@ -235,7 +235,7 @@ def test_table_wins_over_cuts(dance_set: MakeSet) -> None:
         ("Train,0,2", "unknown split 'Train'"),
         ("train,0,99", "train has no frame 99 (it has 0 to 11)"),
         ("train,20,30", "train has no frame 20"),
-        ("train,0,6\ntrain,6,11", "row 3: train frame 6 is in the clip of row 2 already"),
+        ("train,0,6\ntrain,6,11", "row 3: train frame 6 is already in the clip of row 2"),
         ("train,0,x", "must be whole numbers"),
         ("train,-1,3", "must be whole numbers"),
         ("train,0", "2 values instead of 3"),

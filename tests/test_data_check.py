@@ -141,7 +141,7 @@ def test_shifted_numbers(dance_set: MakeSet) -> None:
     root = dance_set(val=3)
     for number in (2, 1, 0):
         (root / f"val/val_label/{number}.png").rename(root / f"val/val_label/{number + 1}.png")
-    assert check(root).faults == ["val: frames are numbered 0-2, labels 1-3; number both alike"]
+    assert check(root).faults == ["val: frames are numbered 0-2, labels 1-3; give both the same numbers"]
 
 
 def test_two_files_for_one_frame(dance_set: MakeSet) -> None:
@@ -277,8 +277,8 @@ def test_exchanged_folders_are_suspected(dance_set: MakeSet) -> None:
     ("remove", "says"),
     [
         ("test/test_img/1/0.png", "test/test_img/1: no first frame"),
-        ("test/test_label/1", "test/test_label/1: missing, though test/test_img/1 is there"),
-        ("test/test_img/1", "test/test_img/1: missing, though test/test_label/1 is there"),
+        ("test/test_label/1", "test/test_label/1: missing, but test/test_img/1 exists"),
+        ("test/test_img/1", "test/test_img/1: missing, but test/test_label/1 exists"),
         ("test/test_label/0/3.png", "test/test_label/0: no label between 2 and 4"),
         ("test/test_label/0/0.png", "test/test_img/0: the given frames are 0, but the labels are 1-5"),
         ("test/test_label", "test/test_label: the folder does not exist"),

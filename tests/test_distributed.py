@@ -452,7 +452,7 @@ def _ended(monkeypatch: pytest.MonkeyPatch, *exit_codes: int) -> int:
 def test_the_launcher_hands_the_exit_status_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _ended(monkeypatch, 2, -signal.SIGTERM) == 2
     assert _ended(monkeypatch, 143, 143) == 143
-    with pytest.raises(CvaeError, match="process 0 was ended by SIGKILL"):
+    with pytest.raises(CvaeError, match="process 0 was killed by SIGKILL"):
         _ended(monkeypatch, -signal.SIGKILL, 1)
 
     def stopped(_: object) -> None:

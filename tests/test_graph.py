@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cvaecli.engine.graph import MOST, WARM_UP, Replayed, record_cuda_graph
+from cvaecli.engine.graph import MAX_RECORDINGS, WARM_UP, Replayed, record_cuda_graph
 
 
 class FakeRecorder:
@@ -58,10 +58,10 @@ def test_no_more_recordings_than_most() -> None:
     recorder = FakeRecorder()
     replayed = Replayed(scaled, recorder)
     for _ in range(WARM_UP + 2):
-        for size in range(1, MOST + 3):
+        for size in range(1, MAX_RECORDINGS + 3):
             got = replayed({"a": torch.ones(size)}, (), torch.tensor(1.0))
             assert float(got["sum"]) == size
-    assert recorder.recorded == MOST
+    assert recorder.recorded == MAX_RECORDINGS
 
 
 def test_goes_on_plainly_where_recording_fails() -> None:

@@ -115,7 +115,7 @@ from cvaecli.data.report import Report
 
 class Toy:
     """Clips as arrays of grey pictures, one file per split."""
-    lends_val = False
+    val_from_train = False
     remedies = {split: f"add {split}.npy" for split in ("train", "val", "test")}
 
     def __init__(self, root):

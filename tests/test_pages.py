@@ -615,7 +615,7 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, content: str) -> None:
         (["report", "{empty}"], "holds no runs"),
         (["compare", "{run}", "--out", "r.pdf"], "unknown suffix '.pdf'"),
         (["report", "{run}", "--out", "r.md"], "unknown suffix '.md'"),
-        (["compare", "{run}", "--split", "../x"], "is not a split"),
+        (["compare", "{run}", "--split", "../x"], "not a split"),
     ],
 )
 def test_bad_input_is_one_line(

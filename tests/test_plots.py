@@ -279,7 +279,7 @@ def test_best_sample_is_shown_only_where_there_are_several(tmp_path: Path) -> No
 
 def test_a_comparison_says_when_protocols_differ(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", samples=1), make_run(tmp_path / "b", samples=5, seed=1)
-    assert "PROTOCOLS DIFFER, these numbers do not compare: samples 1 / 5" in title(
+    assert "PROTOCOLS DIFFER, these numbers are not comparable: samples 1 / 5" in title(
         psnr_figure(request(a, b))
     )
     b = make_run(tmp_path / "b", samples=1, seed=1)
@@ -431,7 +431,7 @@ def test_a_config_is_drawn_without_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         plots.plot_planned("tfr", {"reference": loading.load("reference", [])}, tmp_path)
     for arguments, message in (
         (["beta", "x", "--config", "cyclical"], "without a run"),
-        (["beta", "kl.cycles=2"], "overrides go with --config"),
+        (["beta", "kl.cycles=2"], "overrides need --config"),
     ):
         done = CliRunner().invoke(app, ["plot", *arguments])
         assert done.exit_code == 2 and message in done.output

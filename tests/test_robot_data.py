@@ -301,7 +301,7 @@ def test_links_out_of_the_set(robot_set: Make, tmp_path: Path) -> None:
     root = robot_set()
     (root / "train").rename(tmp_path / "elsewhere")
     (root / "train").symlink_to(tmp_path / "elsewhere")
-    assert any("link to nowhere or out" in line for line in faults(root))
+    assert any("link to nothing or out" in line for line in faults(root))
 
 
 def test_unknown_kind() -> None:
@@ -342,7 +342,7 @@ def test_condition_stats_of_the_frames_that_are_used() -> None:
     np.testing.assert_allclose(std, true.std(0), rtol=1e-6)
     whole = condition_stats(clips, first_frames([10, 10, 10], 1.0))
     assert all((a == b).all() for a, b in zip(whole, condition_stats(clips), strict=True))
-    with pytest.raises(UserError, match=r"data.partial: leaves no two frames"):
+    with pytest.raises(UserError, match=r"data.partial: leaves fewer than two frames"):
         condition_stats(clips, first_frames([10, 10, 10], 0.04))
 
 

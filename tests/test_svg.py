@@ -465,7 +465,7 @@ def test_loss_counts_the_past_frames(past_loss: bool) -> None:
     ours.model.train()
     steps = predicted(ours, batch)
     assert steps.x_hat.shape[1] == steps.q[0].mu.shape[1] == (4 if past_loss else 3)
-    recon = ours._train_step(batch, ours._plan_at(0))[1]
+    recon = ours._train_step(batch, ours._scheduled(0), ours._forced(0))[1]
     expected = (steps.x_hat - batch.frames[:, -steps.x_hat.shape[1] :]).square().mean()
     assert recon.item() == pytest.approx(expected.item(), rel=1e-4)
 

@@ -223,7 +223,7 @@ def test_a_study_of_another_folder_is_not_taken_over(home: Path) -> None:
         "--storage",
         "sqlite:///x.db",
     )
-    cvae(*command).wrong("--storage: holds a study named other already")
+    cvae(*command).wrong("--storage: already holds a study named other")
     assert not list(Path("runs").iterdir())
 
 
@@ -286,13 +286,13 @@ def test_a_cell_that_kills_its_process_again_and_again_has_failed(home: Path) ->
     other[0].trial.set_user_attr("pid", 1)
     for death in range(queue.MAX_DEATHS):
         assert found, death
-        assert cells.died(os.getpid(), "was ended by SIGKILL")
+        assert cells.died(os.getpid(), "was killed by SIGKILL")
         found[1].close()
         cells.refresh()
         found = cells.take()
-    assert found is None and not cells.died(os.getpid(), "was ended by SIGKILL")
+    assert found is None and not cells.died(os.getpid(), "was killed by SIGKILL")
     state = cells.states()[0]
-    assert state.state == "failed" and "was ended by SIGKILL, 3 times" in state.error
+    assert state.state == "failed" and "was killed by SIGKILL, 3 times" in state.error
     cells.refresh(retry_failed=True)
     assert states(cells)[0] == "waiting"
 

@@ -1,6 +1,6 @@
 """Train, validate, predict, plot, export: what the commands do, as functions.
 
-They join config, data, model, engine and run folder. Progress goes to a ``Reporter``; results are returned
+They connect config, data, model, engine and run folder. Progress goes to a ``Reporter``; results are returned
 and written into the run folder.
 """
 

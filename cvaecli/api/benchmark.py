@@ -26,10 +26,10 @@ from .loading import load_data
 from .training import build_trainer
 
 WARM_UP = 2
-"""Steps after the first one that are not timed."""
+"""Number of steps after the first one that are not timed either."""
 
 BLOCKS = 5
-"""The timed steps are divided into so many blocks; the result is the median block."""
+"""Number of blocks that the timed steps are divided into; the result is the median block."""
 
 
 def bench(
@@ -40,16 +40,17 @@ def bench(
     from_process_start: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Measure a config's training and rollout on this device with the engine's own loops; no run is made.
+    """Measure a config's training and rollout on this device with the engine's own loops, without a run
+    folder.
 
-    Training is as in the config's first epoch. The rollout is of one clip, whose conditions are repeated if
-    it is shorter than ``frames``.
+    The training steps are those of the config's first epoch. The rollout predicts one clip, whose conditions
+    are repeated if it is shorter than ``frames``.
 
     Args:
         steps: optimiser steps to time, after three that are not timed.
         frames: frames to predict in the timed rollout.
-        from_process_start: count the time to the first step from the start of the process, imports
-            included, instead of from this call.
+        from_process_start: measure the time to the first step from the start of the process, including
+            imports, instead of from this call.
 
     Returns:
         ``train_frames_per_s`` and ``rollout_frames_per_s`` (predicted frames); ``peak_gflops``, the faster of
@@ -85,7 +86,7 @@ def bench(
         peak = measure.measure_peak(device)
     predicted = config.train.batch_size * (config.train.window - config.data.n_past)
     return {
-        **_what(config, data, device),
+        **_setting(config, data, device),
         "forced": first.forced,
         "steps": steps,
         "seconds_per_step": round(seconds_per_step, 5),
@@ -103,7 +104,7 @@ def bench(
 
 
 def _against_peak(name: str, frames: int, seconds: float, flops: float, peak: Peak) -> dict[str, float]:
-    """Frames a second, GFLOP a frame, and the fraction of the peak that follows from both."""
+    """Frames per second, GFLOP per frame, and the fraction of the peak that follows from both."""
     return {
         f"{name}_frames_per_s": round(frames / seconds, 3),
         f"{name}_gflop_per_frame": round(flops / frames / 1e9, 5),
@@ -112,18 +113,18 @@ def _against_peak(name: str, frames: int, seconds: float, flops: float, peak: Pe
 
 
 def first_epoch(config: RunConfig, steps: int) -> RunConfig:
-    """The config with a first epoch longer than these steps and the warm-up: it ends in a validation."""
+    """The config with a first epoch that does not end, in a validation, before these steps are timed."""
     enough = {"steps_per_epoch": steps + WARM_UP + 2, "max_steps": None, "max_minutes": None}
     return config.model_copy(update={"train": config.train.model_copy(update=enough)})
 
 
 def new_trainer(config: RunConfig, steps: int, data: VideoData, device: Device) -> Trainer:
-    """A trainer as for a new run, with at least ``steps`` steps to time (see ``first_epoch``)."""
+    """The trainer of a new run, with at least ``steps`` steps to time (see ``first_epoch``)."""
     return build_trainer(first_epoch(config, steps), data, device, Silent())
 
 
 def _time_steps(events: Iterator[Event], steps: int, device: Device, advance: Advance) -> float:
-    """Seconds of an optimiser step, with its batch and its report: the median over the blocks."""
+    """Seconds per optimiser step, including its batch and its report: the median over the blocks."""
     for _ in itertools.islice(events, WARM_UP):
         pass
     times, done = [], 0
@@ -141,7 +142,7 @@ def _time_steps(events: Iterator[Event], steps: int, device: Device, advance: Ad
 
 
 def _time_rollout(trainer: Trainer, data: VideoData, frames: int, advance: Advance) -> float:
-    """Seconds of one clip's rollout, start included, after an untimed warm-up."""
+    """Seconds of one clip's rollout, including its start, after an untimed warm-up."""
     model, config, device = trainer.trained.eval(), trainer.config, trainer.device
     clip = data.splits["val"][0]
     for _ in clip_rollout(model, clip, min(frames, config.eval.chunk), config, device):
@@ -162,8 +163,8 @@ def clip_rollout(
 
     Args:
         model: in evaluation mode, on the device.
-        frames: to predict.
-        clips: rows of the batch; they differ in their noise only.
+        frames: number of frames to predict.
+        clips: number of rows of the batch; they differ only in their noise.
 
     Yields:
         ``[clips, k, C, H, W]``, k at most ``config.eval.chunk``.
@@ -182,7 +183,7 @@ def clip_rollout(
 
 
 def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> dict[str, float]:
-    """FLOPs of one training step and of a rollout, counted on a new model that is not compiled."""
+    """FLOPs of one training step and of a rollout, counted on a new, uncompiled model."""
     plain = config.runtime.model_copy(update={"compile": "off", "graphs": False})
     trainer = new_trainer(config.model_copy(update={"runtime": plain}), 1, data, device)
     events = trainer.events()
@@ -195,7 +196,7 @@ def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> d
     return {"train": train, "rollout": one + (frames - 1) * (two - one)}
 
 
-def _what(config: RunConfig, data: VideoData, device: Device) -> dict[str, Any]:
+def _setting(config: RunConfig, data: VideoData, device: Device) -> dict[str, Any]:
     """Model, sizes, device and versions that the numbers belong to."""
     return {
         "model": config.model_name,

@@ -24,16 +24,16 @@ from ..run import Run, find
 RUNS = Path("runs")
 
 TRAINING_ONLY = {
-    "eval.frames": "it limits validations during training; here use data.n_future=N",
-    "eval.clips": "it limits validations during training; here all clips of the split count",
-    "eval.every": "it is about validations during training",
-    "eval.sample_strips": "it is about validations during training",
+    "eval.frames": "it limits validations during training; use data.n_future=N instead",
+    "eval.clips": "it limits validations during training; here all clips of the split are used",
+    "eval.every": "it only affects validations during training",
+    "eval.sample_strips": "it only affects validations during training",
 }
 """Keys of ``eval`` that a finished model's evaluation does not use, and what to do instead."""
 
 
 def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter, world: World = ALONE) -> VideoData:
-    """The config's data set, decoded on first use. Its source and what is odd about it go to the reporter.
+    """The config's data set, decoded on first use. Its source and its warnings go to the reporter.
 
     On each machine one process decodes into the cache; the others wait and map what it wrote.
     """
@@ -49,7 +49,7 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
     data = config.data
     for split in need:
         if split not in ("train", "val", "test"):
-            raise UserError(f"--split {split}: is not a split", "train, val or test")
+            raise UserError(f"--split {split}: no such split", "train, val or test")
     sampling = config.train.sampling or models.load(config.model_name).sampling
     train_frames = config.train.window if sampling == "windows" else data.n_past + 1
     with reporter.task("Preparing data") as advance:
@@ -95,7 +95,7 @@ def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> No
         fault = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(
             f"train.init: {path}: does not fit this model: {fault}",
-            "use the model section it was trained with",
+            "use the model section that it was trained with",
         ) from None
     reporter.note(f"starting from the weights of {path}")
 
@@ -117,12 +117,12 @@ def open_run(
     runs: Path = RUNS,
     world: World = ALONE,
     *,
-    without: Mapping[str, str] = TRAINING_ONLY,
+    unused: Mapping[str, str] = TRAINING_ONLY,
 ) -> Opened:
-    """Load what RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed.
+    """Load the model that RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed.
 
     Args:
-        without: keys that have no effect here, and what to do instead.
+        unused: keys that have no effect here, and what to do instead.
 
     Raises:
         UserError: no such run, a damaged checkpoint, or an override that does not apply.
@@ -130,7 +130,7 @@ def open_run(
 
     def read() -> tuple[Run, Path, dict[str, Any]]:
         home, path = find(run, runs)
-        refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"), without)
+        refuse_overrides(overrides, ("data.", "eval.", "runtime.", "seed"), unused)
         return home, path, checkpoints.load(path)
 
     home, path, saved = world.once(read)
@@ -149,13 +149,13 @@ def _condition_shape(saved: Mapping[str, Any], config: RunConfig) -> list[int]:
 
 
 def refuse_overrides(
-    overrides: Sequence[str], allowed: tuple[str, ...], without: Mapping[str, str] | None = None
+    overrides: Sequence[str], allowed: tuple[str, ...], unused: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse an override that cannot be made here, or would have no effect.
+    """Refuse an override that is not allowed here, or would have no effect.
 
     Args:
-        allowed: beginnings of keys.
-        without: keys among them that have no effect, and what to do instead.
+        allowed: prefixes of the allowed keys.
+        unused: keys among them that have no effect, and what to do instead.
 
     Raises:
         UserError: names the key.
@@ -164,8 +164,8 @@ def refuse_overrides(
         key = override.partition("=")[0].strip()
         if not key.startswith(allowed):
             raise UserError(
-                f"{key}: belongs to the training and cannot be changed here",
-                f"what can: {', '.join(p + '*' if p.endswith('.') else p for p in allowed)}",
+                f"{key}: is fixed by the training and cannot be changed here",
+                f"these can: {', '.join(p + '*' if p.endswith('.') else p for p in allowed)}",
             )
-        if without and key in without:
-            raise UserError(f"{key}: has no effect here", without[key])
+        if unused and key in unused:
+            raise UserError(f"{key}: has no effect here", unused[key])

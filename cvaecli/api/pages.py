@@ -1,4 +1,4 @@
-"""Pages from run folders, and the predicted frames that they play."""
+"""The predicted frames that the pages of runs play."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
     Args:
         run: a run folder with a checkpoint; its data must be there.
         split: val, or test where it has true frames.
-        count: frames of the video, given ones included; the clip's length where it is shorter.
+        count: frames of the video, including the given ones; fewer if the clip is shorter.
 
     Returns:
         ``RUN/predictions/<split>-0-frames.npz``: ``truth`` uint8 ``[T, H, W, 3]``, ``samples`` uint8
-        ``[1, T - first, H, W, 3]``, ``first``: the first predicted frame's number, and, where conditions are
+        ``[1, T - first, H, W, 3]``, ``first``: the first predicted frame's number, and, if conditions are
         pictures, ``condition`` uint8 ``[T, H, W, 3]``.
 
     Raises:
@@ -55,7 +55,7 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
 
 
 def add_frames(runs: Sequence[Path], split: str, count: int, *, reporter: Reporter | None = None) -> None:
-    """``frames`` of those runs that have not so many yet."""
+    """Call ``frames`` for the runs that have fewer than ``count`` frames."""
     for run in runs:
         video = video_of(run, split)
         if video is None or video.truth is None or len(video.prediction) < count:

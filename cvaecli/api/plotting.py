@@ -25,19 +25,19 @@ def plot(
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> list[Path]:
-    """Draw one kind of figure, or all; several runs become one comparison.
+    """Draw one kind of figure, or all; several runs make one comparison.
 
-    A run without the files that a comparison needs is left out, and the reporter is warned.
+    A run without the files that a comparison needs is left out, with a warning to the reporter.
 
-    Everything is drawn from the files of the runs, except ``samples``: that first predicts one clip
-    ``samples`` times with each run's model, see ``prediction.futures``.
+    Figures are drawn from the runs' files. Only the kind ``samples`` uses the models: it first predicts one
+    clip ``samples`` times with each, see ``prediction.futures``.
 
     Args:
         kind: see ``plots.plot``.
         run_specs: see ``run.find_run``; the newest run when empty.
         out, labels, split, log: see ``plots.plot``.
-        sequence: of ``samples``: which clip of ``split`` (test when unset).
-        samples: of ``samples``: how many futures, at least 2.
+        sequence: for the kind ``samples``: which clip of ``split`` (test when unset).
+        samples: for the kind ``samples``: how many futures, at least 2.
 
     Returns:
         The files written.
@@ -48,7 +48,9 @@ def plot(
     from .. import plots
 
     if labels and kind == "compare":
-        raise UserError("--label: compare names settings by what differs in their configs", "leave it out")
+        raise UserError(
+            "--label: compare names settings by the differences of their configs", "remove --label"
+        )
     specs: Sequence[str | Path | None] = run_specs or [None]
     folders = [find_run(spec, runs).path for spec in specs]
     if kind == "samples":
@@ -64,7 +66,7 @@ def plot(
 def plot_schedule(
     kind: str, configs: Mapping[str, RunConfig], *, out: str | Path | None = None
 ) -> list[Path]:
-    """Draw ``beta``, ``tfr`` or ``lr`` of configs by name, without a run; see ``plots.plot_planned``."""
+    """Draw ``beta``, ``tfr`` or ``lr`` of named configs without a run; see ``plots.plot_planned``."""
     from .. import plots
 
     return plots.plot_planned(kind, configs, out)

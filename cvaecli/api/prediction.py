@@ -1,6 +1,6 @@
 """Predict videos, show them beside the truth, and sample several futures of one clip.
 
-Videos are predicted several at a time and handed on piece by piece: memory does not grow with their length.
+Videos are predicted several at a time and written piece by piece: memory does not grow with their length.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from .loading import RUNS, TRAINING_ONLY, load_data, open_run
 
-WITHOUT = {**TRAINING_ONLY, "eval.samples": "use --samples (in Python: samples)"}
+UNUSED = {**TRAINING_ONLY, "eval.samples": "use --samples (in Python: samples)"}
 """Keys that have no effect on a prediction."""
 
 
@@ -43,8 +43,8 @@ class Video(NamedTuple):
 
     Attributes:
         clip: gives the first frames and the conditions.
-        frames: number of its frames, given ones included.
-        sample: another number draws other noise.
+        frames: number of its frames, including the given ones.
+        sample: number of the sample; each has its own noise.
     """
 
     clip: Clip
@@ -52,8 +52,8 @@ class Video(NamedTuple):
     sample: int = 0
 
 
-class _Order(NamedTuple):
-    """A video to predict, and where it goes: a file, rows of the submission from ``row`` on, or both."""
+class _Job(NamedTuple):
+    """A video to predict, and where to write it: a file, rows of the submission from ``row`` on, or both."""
 
     video: Video
     path: Path | None
@@ -77,66 +77,66 @@ def predict(
 ) -> list[Path]:
     """Predict videos from their first frames and their conditions, in constant memory.
 
-    Up to ``eval.batch_size`` videos of equal length (sequences, samples) are predicted together. Files are
-    written in threads at the same time.
+    Up to ``eval.batch_size`` videos (sequences, samples) of equal length are predicted together. Threads
+    write the files meanwhile.
 
     Args:
         run: see ``run.find``.
         overrides: of data.*, runtime.*, seed, and of eval.prior, eval.batch_size and eval.chunk.
         out: see ``media.write``; ``predictions/<split>-<sequence>.gif`` in the run when unset. With
             several sequences or samples, their numbers are added to the name.
-        frames: frames of the output, given ones included; all that the conditions allow when unset.
-        split: test where there is one, else val.
+        frames: frames of the output, including the given ones; when unset, one for every condition.
+        split: when unset, test if there is one, else val.
         sequence: number of a sequence, or ``all``.
         samples: predictions of each sequence, with different noise.
         submission: also write the course's CSV: all sequences of the split, first sample.
-        scale: whole-number enlargement of pictures; when unset, what ``media.write`` chooses for viewing.
+        scale: whole-number enlargement of pictures; chosen by ``media.write`` for viewing when unset.
 
     Returns:
         The files written.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     chosen = dict(_chosen(data, split, sequence))
     out = home.path / "predictions" / f"{split}.gif" if out is None else Path(out)
     several = len(chosen) > 1 or out.parent == home.path / "predictions"
-    orders, row = [], 0
+    jobs, row = [], 0
     for number, clip in _chosen(data, split, "all") if submission else chosen.items():
         n = _length(clip, frames, config)
         for sample in range(samples if number in chosen else 1):
             parts = [*([number] if several else []), *([f"s{sample}"] if samples > 1 else [])]
             path = _numbered(out, *parts) if number in chosen else None
-            orders.append(_Order(Video(clip, n, sample), path, row if submission and not sample else None))
+            jobs.append(_Job(Video(clip, n, sample), path, row if submission and not sample else None))
         row += n
     save = functools.partial(media.write, fps=fps, scale=scale)
     with submissions.opened(submission, data.frame_size) if submission else nullcontext() as csv:
-        for group in neighbours(orders, lambda order: order.video.frames, config.eval.batch_size):
-            stream = predicted(model, [order.video for order in group], config, device)
+        for group in neighbours(jobs, lambda job: job.video.frames, config.eval.batch_size):
+            stream = predicted(model, [job.video for job in group], config, device)
             _write(group, stream, save, csv, reporter)
-    files = [order.path for order in orders if order.path is not None]
+    files = [job.path for job in jobs if job.path is not None]
     return files if submission is None else [*files, submission]
 
 
 def _write(
-    group: Sequence[_Order],
+    group: Sequence[_Job],
     stream: Iterator[npt.NDArray[np.uint8]],
     save: Callable[..., int],
     csv: submissions.Submission | None,
     reporter: Reporter,
 ) -> None:
     """Pass ``stream [B, k, H, W, C]`` to the writers of its videos, each in a thread of its own."""
-    n, names = group[0].video.frames, list(dict.fromkeys(order.video.clip.name for order in group))
+    n, names = group[0].video.frames, list(dict.fromkeys(job.video.clip.name for job in group))
     title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     began, done = time.perf_counter(), 0
     with reporter.task(f"Predicting {title}") as advance, ExitStack() as stack:
         writers: list[tuple[int, Consumer[Frame]]] = []
-        for b, order in enumerate(group):
-            if order.path is not None:
-                work = functools.partial(save, out=order.path, total=n)
+        for b, job in enumerate(group):
+            if job.path is not None:
+                work = functools.partial(save, out=job.path, total=n)
                 writers.append((b, stack.enter_context(Consumer(work))))
-        rows = [(b, order.row) for b, order in enumerate(group) if order.row is not None]
+        rows = [(b, job.row) for b, job in enumerate(group) if job.row is not None]
         if csv is not None and rows:
             for (b, row), file in zip(rows, stack.enter_context(csv.sequences(len(rows))), strict=True):
                 work = functools.partial(submissions.write_rows, file=file, first=row)
@@ -184,7 +184,7 @@ def _length(clip: Clip, frames: int | None, config: RunConfig) -> int:
 
 
 def _numbered(path: Path, *parts: object) -> Path:
-    """``seq.gif`` becomes ``seq-0.gif``, ``seq-0-s1.gif``; folders get the numbers at their end."""
+    """``seq.gif`` becomes ``seq-0.gif`` or ``seq-0-s1.gif``; a folder's name gets the numbers at its end."""
     if not parts:
         return path
     path = path if path.name else path.resolve()  # "." has no name to add to
@@ -208,13 +208,14 @@ def export_gif(
 
     Args:
         scale: whole-number enlargement; about 200 pixels of height when unset.
-        split: the first of test, val, train that has true frames (then without the truth's panel).
+        split: when unset, the first of test, val, train that has true frames. A clip without them has no
+            panel for the truth.
 
     Returns:
         The file; ``RUN/predictions/<split>-<sequence>-panels.gif`` when ``out`` is unset.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or _split_with_truth(data, config)
     ((number, clip),) = _chosen(data, split, int(sequence))
@@ -259,7 +260,7 @@ def futures(
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Predict one clip several times, for ``plot("samples", ...)``; the samples are those of ``validate``.
+    """Predict one clip several times, for ``plot("samples", ...)``. ``validate`` scores the same samples.
 
     Args:
         run: see ``run.find``.
@@ -275,7 +276,7 @@ def futures(
         UserError: no such clip, or one without true frames to predict.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs, without=WITHOUT)
+    home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
     clips = load_data(config, (split,), reporter).splits.get(split, [])
     if not 0 <= sequence < len(clips):
         raise UserError(f"--sequence {sequence}: {split} has {len(clips)} sequences, counted from 0")
@@ -301,8 +302,8 @@ def predicted(
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """The given frames, then the predicted ones, of videos of equal length.
 
-    Each video has its own noise, a function of (seed, sample, clip, frame): it is the same whichever videos
-    are predicted together (up to rounding: a device may add up in another order for another batch).
+    Each video has its own noise, a function of (seed, sample, clip, frame). A video is therefore the same
+    whatever others are predicted with it, up to rounding: the order of additions may depend on the batch.
     Conditions are read from the memory map piece by piece, as they are needed.
 
     Yields:
@@ -325,7 +326,7 @@ def predicted(
 
 
 def _noise(model: VideoCVAE, videos: Sequence[Video], config: RunConfig) -> Noise:
-    """Each row's noise is what it would be alone."""
+    """The noise of each row, the same as if the video were predicted alone."""
     alone = [
         prior_noise(
             model,

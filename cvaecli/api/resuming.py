@@ -1,4 +1,4 @@
-"""Go on with an interrupted training, and record what is no longer as it was."""
+"""Resume an interrupted training, and record which settings have changed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HARMLESS = {
     *("epochs", "max_steps", "max_minutes", "save_every", "save_minutes", "log_every"),
     *("accumulate", "kept_steps", "init"),
 }
-"""Keys of ``train`` that may change without making it another training. ``epochs`` matters where a schedule
-refers to it: then the schedule moves."""
+"""Keys of ``train`` that may change without making it a different training. ``epochs`` matters if a schedule
+depends on it: then the schedule moves."""
 SCORED = ("frames", "clips", "samples", "prior")
 """Keys of ``eval`` that change the numbers of a validation."""
 
@@ -33,24 +33,25 @@ SCORED = ("frames", "clips", "samples", "prior")
 def resume(
     run: str | Path, overrides: Sequence[str] = (), *, runs: Path = RUNS, reporter: Reporter | None = None
 ) -> Run:
-    """Go on with an interrupted training; bit for bit on the same machine if nothing is overridden.
+    """Resume an interrupted training; bit for bit on the same machine if nothing is overridden.
 
-    A change of ``train`` that moves a schedule or makes it another training is reported as a warning and
-    recorded in ``run.json`` under ``schedule_changes``. After a change of ``eval`` that validations do not
-    compare across, the best checkpoint is chosen anew (``eval_changes``).
+    A change of ``train`` that moves a schedule or makes it a different training is reported as a warning and
+    recorded in ``run.json`` under ``schedule_changes``. A change of ``eval`` that makes earlier and later
+    validations incomparable is recorded under ``eval_changes``; the best checkpoint is then chosen from the
+    later ones.
 
     Args:
         run: see ``run.find``.
         overrides: of train.*, eval.*, runtime.* and data.root; the data must be the same.
 
     Raises:
-        UserError: nothing to resume, other data, or an override of anything else.
+        UserError: nothing to resume, different data, or an override of any other key.
     """
     reporter = reporter or Silent()
     with one_report_per_machine():
         home = find_run(run, runs)
         refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
-        # Where there are several processes they must meet before they read the checkpoint.
+        # Several processes must connect before they read the checkpoint.
         device = load(home.path / "config.yaml", overrides).runtime.device if several() else "auto"
     with join(device) as world:
         reporter = reporter if world.leads else Silent()
@@ -84,37 +85,37 @@ def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
     )
 
 
-# --- what is no longer as it was ----------------------------------------------------------------------
+# --- changed settings ---------------------------------------------------------------------------------
 
 
 def _record_changes(
     run: Run, before: RunConfig, trainer: Trainer, data: VideoData, reporter: Reporter
 ) -> None:
-    """Warn of what the overrides change, and record it in ``run.json``."""
+    """Warn about what the overrides change, and record it in ``run.json``."""
     step = trainer.step
     moved = schedule_change(before, trainer, data)
     if moved is not None:
         changed = ", ".join(f"{key} {_arrow(values)}" for key, values in moved["changed"].items())
         seam = ", ".join(f"{name} {_arrow(moved[name])}" for name in ("beta", "lr", "tfr"))
         reporter.warn(
-            f"{changed}: at step {step} {seam}; this run no longer compares with runs of either setting"
+            f"{changed}: at step {step} {seam}; this run is no longer comparable with runs of either setting"
         )
     scored = scoring_changes(before, trainer.config)
     if scored:
         changed = ", ".join(f"{key} {_arrow(values)}" for key, values in scored.items())
         reporter.warn(
-            f"{changed}: validations before and after step {step} do not compare; "
-            "the best checkpoint is chosen anew"
+            f"{changed}: validations before and after step {step} are not comparable; "
+            "the best checkpoint is chosen from the later ones"
         )
     _add(run, "schedule_changes", before, step, moved)
     _add(run, "eval_changes", before, step, {"step": step, "changed": scored} if scored else None)
 
 
 def _add(run: Run, key: str, before: RunConfig, step: int, entry: Mapping[str, Any] | None) -> None:
-    """Add to a list of ``run.json``.
+    """Add an entry to a list in ``run.json``.
 
-    Entries that the checkpoint, made with the config ``before``, knows nothing of are dropped: the process
-    that made them was killed before it saved.
+    Earlier entries that are not part of the checkpoint, whose config is ``before``, are dropped: the process
+    that added them was killed before it saved.
     """
 
     def in_effect(change: Mapping[str, Any]) -> bool:
@@ -139,26 +140,26 @@ def _arrow(values: Sequence[Any]) -> str:
 
 
 def scoring_changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
-    """The keys that change what a validation scores: ``[old, new]`` values."""
+    """The changed keys that affect a validation's numbers, with ``[old, new]`` values."""
     old, new = before.eval.model_dump(mode="json"), after.eval.model_dump(mode="json")
     return {f"eval.{key}": [old[key], new[key]] for key in SCORED if old[key] != new[key]}
 
 
 def schedule_change(before: RunConfig, trainer: Trainer, data: VideoData) -> dict[str, Any] | None:
-    """What a change of ``train`` does to the course of a training; None where the new config describes the
-    steps that are already done as well.
+    """How a change of ``train`` alters a training; None if the new config also describes the steps that are
+    already done.
 
     Returns:
         ``step``, the number of steps done; ``changed``, ``[old, new]`` values by key; ``total_steps``, the
-        length that schedules refer to, old and new; ``beta``, ``tfr`` and ``lr`` of the last step done and of
-        the next one.
+        number of steps that schedules refer to, old and new; ``beta``, ``tfr`` and ``lr`` of the last step
+        done and of the next one.
     """
     after, step = trainer.config, trainer.step
     old_keys, new_keys = before.train.model_dump(mode="json"), after.train.model_dump(mode="json")
     changed = {key: [old_keys[key], new_keys[key]] for key in old_keys if old_keys[key] != new_keys[key]}
     if not step or not changed:
         return None
-    old, new = (_Course.of(config, trainer, data) for config in (before, after))
+    old, new = (_Timeline.of(config, trainer, data) for config in (before, after))
     another = any(key not in HARMLESS for key in changed)
     if not another and all(old.at(*place) == new.at(*place) for place in old.places(step)):
         return None
@@ -171,14 +172,14 @@ def schedule_change(before: RunConfig, trainer: Trainer, data: VideoData) -> dic
     }
 
 
-class _Course(NamedTuple):
+class _Timeline(NamedTuple):
     """A config's schedules over a whole training."""
 
     config: RunConfig
-    steps: list[int]  # of each epoch
+    steps: list[int]  # in each epoch
 
     @classmethod
-    def of(cls, config: RunConfig, trainer: Trainer, data: VideoData) -> _Course:
+    def of(cls, config: RunConfig, trainer: Trainer, data: VideoData) -> _Timeline:
         sampler = Sampler(
             [clip.n_frames for clip in data.splits["train"]],
             config.train,

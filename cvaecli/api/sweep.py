@@ -1,6 +1,6 @@
-"""Many trainings from one command: start them, watch them, tell how they ended.
+"""Many trainings from one command: start them, watch them, report how they ended.
 
-``sweeping.plan`` says which runs there are, ``sweeping.queue`` who trains which, ``sweep_worker`` trains one.
+``sweeping.plan`` lists the runs, ``sweeping.queue`` assigns them to workers, ``sweep_worker`` trains one.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from ..sweeping.queue import Queue, State
 
 POLL = 0.25
-"""Seconds between two looks at the workers."""
+"""Seconds between two checks of the workers."""
 REFRESH = 2.0
-"""Seconds between two looks at the queue while no worker ends."""
-TOLD_TO_ALL = 5.0
-"""Seconds that workers are left after a SIGTERM, which Slurm sends to all processes: they may know."""
+"""Seconds between two checks of the queue while no worker ends."""
+GRACE = 5.0
+"""Seconds to wait for the workers after a SIGTERM before they are asked to stop: Slurm sends it to them
+too."""
 
 
 class Progress(NamedTuple):
-    """One cell of a sweep, as it is shown."""
+    """One cell of a sweep, for display."""
 
     state: State
     epoch: str  # "3/10" while it runs
@@ -58,22 +59,22 @@ def sweep(
     reporter: Reporter | None = None,
     watch: Callable[[list[Progress]], None] = lambda cells: None,
 ) -> dict[str, Any]:
-    """Train every cell of a grid, or search; start it or go on with it, beside other processes or alone.
+    """Train every cell of a grid, or search. Starts the sweep or continues it, alone or with other processes.
 
     Args:
         config: a config's file or built-in name.
         arguments: ``key=value``, ``key=a,b``, ``key+key=a+b,c+d``; in a search also ``key=low..high``.
         name: the sweep's folder under ``runs``; the config's name and ``-sweep`` when unset.
-        trials: search with so many runs; None for a grid.
-        workers: cells trained at once by this process.
+        trials: number of runs of a search; None for a grid.
+        workers: number of cells that this process trains at the same time.
         storage: an Optuna storage's URL; a journal in the sweep's folder when unset.
         stale_after: seconds of silence after which a worker on another machine counts as dead.
-        wait: stay until others have finished their cells too, and take over those of the dead.
-        retry_failed: train cells that failed again.
+        wait: also wait for cells that other processes train, and take over those of dead ones.
+        retry_failed: train failed cells again.
         watch: called with all cells when something may have changed.
 
     Returns:
-        What ``result`` does.
+        See ``result``.
 
     Raises:
         UserError: see ``Plan.check``; another sweep, a run or a damaged storage is in the way.
@@ -86,7 +87,7 @@ def sweep(
     reporter, folder = reporter or Silent(), folder_of(config, name, runs)
     plan = Plan.of(config, arguments, trials, storage)
     first = not (folder / FILE).exists()
-    if first:  # nothing is written before the data are known to be good, and they are decoded once for all
+    if first:  # check the data before anything is written, and decode them once for all workers
         load_data(plan.example(), ("train", "val"), reporter)
     queue = _join(folder, plan, storage, stale_after)
     queue.refresh(retry_failed)
@@ -106,7 +107,7 @@ def folder_of(config: str, name: str | None, runs: Path = RUNS) -> Path:
     """The folder of a sweep.
 
     Raises:
-        UserError: not a plain name, or something else is there.
+        UserError: not a plain name, or the folder holds something else.
     """
     name = name or f"{Path(config).stem}-sweep"
     if name != Path(name).name or name in ("", ".", "..", "latest"):
@@ -124,10 +125,10 @@ def folder_of(config: str, name: str | None, runs: Path = RUNS) -> Path:
 
 
 def _join(folder: Path, plan: Plan, storage: str | None, stale_after: float) -> Queue:
-    """Start the sweep in this folder, or see that the one there is of this plan.
+    """Start the sweep in this folder, or check that the one there has this plan.
 
     Raises:
-        UserError: it is another; or the storage cannot be used. A new folder is gone again then.
+        UserError: it has another plan, or the storage cannot be used. A new folder is then removed again.
     """
     from ..sweeping.queue import Queue, alone
 
@@ -144,8 +145,9 @@ def _join(folder: Path, plan: Plan, storage: str | None, stale_after: float) -> 
         try:
             queue = Queue(folder, plan, storage, stale_after)
             if queue.trials:
-                told = f"--storage: holds a study named {folder.name} already"
-                raise UserError(told, "choose another --name")
+                raise UserError(
+                    f"--storage: already holds a study named {folder.name}", "choose another --name"
+                )
             return queue
         except BaseException:
             shutil.rmtree(folder)
@@ -162,17 +164,18 @@ def estimate(
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """What a sweep would train, and how long that takes; leaves nothing behind. Arguments as of ``sweep``.
+    """What a sweep would train, and how long that takes; leaves nothing behind. Arguments as in ``sweep``.
 
-    One ``dry_run`` for each kind of model and training among the cells, with a worker's share of the cores.
+    Does one ``dry_run`` for each distinct model, training and data section among the cells, with one worker's
+    share of the cores.
 
     Returns:
-        ``cells`` with ``estimated_minutes`` (training alone) and ``peak_memory_gb`` each, and the minutes of
-        all, shared by the workers. A search has one entry, with its ranges' lower ends, counted ``trials``
-        times.
+        ``cells`` with ``estimated_minutes`` (training alone) and ``peak_memory_gb`` each, and the minutes for
+        all, divided among the workers. A search has one entry, with the lower ends of its ranges, counted
+        ``trials`` times.
 
     Raises:
-        UserError: as of ``sweep``.
+        UserError: as in ``sweep``.
     """
     plan, folder = Plan.of(config, arguments, trials), folder_of(config, name, runs)
     if (folder / FILE).exists():
@@ -219,8 +222,8 @@ def _attend(
             if not crew.pids and "waiting" not in by_state and not others:
                 return
         time.sleep(POLL)
-    signum, told = interruption.signum, time.monotonic()
-    while crew.pids and signum == signal.SIGTERM and time.monotonic() - told < TOLD_TO_ALL:
+    signum, since = interruption.signum, time.monotonic()
+    while crew.pids and signum == signal.SIGTERM and time.monotonic() - since < GRACE:
         crew.clear()
         time.sleep(POLL)
     crew.stop()
@@ -231,15 +234,15 @@ def _attend(
     raise InterruptedRun(
         signum,
         f"interrupted; {done} of {len(queue.plan.cells)} cells are done, the running ones are saved",
-        "the same command goes on",
+        "run the same command to continue",
     )
 
 
-# --- how it stands ------------------------------------------------------------------------------------
+# --- progress and result ------------------------------------------------------------------------------
 
 
 def progress(queue: Queue) -> list[Progress]:
-    """Every cell; of the running ones with what their metrics.csv tells."""
+    """Every cell; running ones with the progress that their metrics.csv shows."""
     return [_progress(state, queue.plan) for state in queue.states()]
 
 
@@ -253,7 +256,7 @@ def _progress(state: State, plan: Plan) -> Progress:
 
 
 def result(folder: Path, queue: Queue) -> dict[str, Any]:
-    """How the sweep stands, as plain data: each cell's state, what differs, PSNR and one-step PSNR in dB."""
+    """The sweep as plain data: each cell's state and overrides, with PSNR and one-step PSNR in dB."""
     cells = [
         {
             "cell": cell.state.cell,

@@ -1,13 +1,12 @@
 """One worker of a sweep: takes a cell, trains it, records how it ended.
 
-``sweep`` starts a fresh process of it for every cell: no cell can end the sweep, or leave its memory to the
-next.
+``sweep`` starts a new process for every cell: no cell can end the sweep or leave memory allocated.
 
     python -m cvaecli.api.sweep_worker FOLDER STALE_AFTER [KEY=VALUE]...
 
-Overrides are of ``runtime.*``. A storage other than the journal is named by ``CVAE_SWEEP_STORAGE``: it may
-hold a password, which other users would see among the arguments. The sweep asks the worker to stop by
-closing its standard input, as the kernel does when the sweep dies.
+KEY=VALUE are overrides of ``runtime.*``. A storage other than the journal is named by
+``CVAE_SWEEP_STORAGE``: it may contain a password, which other users would see among the arguments. The sweep
+asks the worker to stop by closing its standard input, as the kernel does when the sweep dies.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train one cell, if one waits.
+    """Train one cell, if one is waiting.
 
     Returns:
-        The exit status: 0, or 128 + a signal's number where the training was stopped from outside.
+        The exit status: 0, or 128 + the signal's number if the training was stopped from outside.
     """
     from ..sweeping.crew import STORAGE
     from ..sweeping.queue import Queue
@@ -56,12 +55,12 @@ def main(arguments: Sequence[str]) -> int:
         try:
             queue.finished(taken, _train(folder, plan, taken, runtime, reporter))
         except InterruptedRun as interrupted:
-            if not reporter.hopeless:
+            if not reporter.pruned:
                 queue.interrupted(taken)
                 return interrupted.exit_code
             Run(folder / taken.name).update_info(status="pruned")
             queue.pruned(taken)
-        except Exception as error:  # whatever it is, the other cells go on
+        except Exception as error:  # any error at all must not stop the other cells
             traceback.print_exc()
             queue.failed(taken, _one_line(error))
     return 0
@@ -70,11 +69,11 @@ def main(arguments: Sequence[str]) -> int:
 def _train(
     folder: Path, plan: Plan, taken: Taken, runtime: Sequence[str], reporter: _CellReporter
 ) -> dict[str, Any]:
-    """Train the cell's run, or go on with it; its last validation."""
+    """Train or resume the cell's run; returns its last validation."""
     from . import evaluation, resume, train
 
     config, run = plan.config_of([*taken.overrides, *runtime]), folder / taken.name
-    # What run.json notes as the command: it trains the same run by itself.
+    # The command that run.json records; it trains the same run without the sweep.
     sys.argv = ["cvae", "train", "--config", plan.source, *plan.fixed, *taken.overrides]
     if any((run / "checkpoints").glob("*.pt")):
         other = difference(load(run / "config.yaml"), config)
@@ -92,28 +91,28 @@ def _train(
 
 
 class _CellReporter(Silent):
-    """Records the validations, and stops the training when it is hopeless or the sweep ends."""
+    """Records the validations, and stops the training when Optuna prunes it or the sweep ends."""
 
     def __init__(self, taken: Taken, plan: Plan) -> None:
-        self.hopeless = False
+        self.pruned = False
         self._trial, self._prunes = taken.trial, plan.kind == "search"
         self._stopping = False
 
     def note(self, text: str) -> None:
-        """To the cell's log."""
+        """Write to the cell's log."""
         print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """To the cell's log."""
+        """Write to the cell's log."""
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def step(self, event: StepEvent) -> None:
-        """Look whether the sweep wants an end."""
-        self._look()
+        """Stop if the sweep asks for it."""
+        self._stop_if_asked()
 
     def validating(self, done: int, total: int) -> None:
-        """Look whether the sweep wants an end."""
-        self._look()
+        """Stop if the sweep asks for it."""
+        self._stop_if_asked()
 
     def epoch(self, event: EpochEvent) -> None:
         """Report the validation's PSNR to Optuna."""
@@ -122,15 +121,15 @@ class _CellReporter(Silent):
             return
         self._trial.report(float(psnr), event.epoch)
         if self._prunes and self._trial.should_prune():
-            self.hopeless = True
+            self.pruned = True
             self._stop()
 
-    def _look(self) -> None:
-        if select.select([sys.stdin], [], [], 0)[0]:  # only its end ever comes
+    def _stop_if_asked(self) -> None:
+        if select.select([sys.stdin], [], [], 0)[0]:  # nothing is ever sent: readable means closed
             self._stop()
 
     def _stop(self) -> None:
-        """As Ctrl-C does: the training saves and ends. A second signal would end it without saving."""
+        """Stop like Ctrl-C: the training saves and ends. A second signal would end it without saving."""
         if not self._stopping:
             self._stopping = True
             signal.raise_signal(signal.SIGTERM)

@@ -13,10 +13,10 @@ from ..run import Run
 
 
 def require(config: RunConfig) -> None:
-    """Refuse ``train.tensorboard`` where the package is not installed, before anything is trained.
+    """Refuse ``train.tensorboard`` if the package is not installed, before anything is trained.
 
     Raises:
-        UserError: it is asked for and not there.
+        UserError: it is requested and not installed.
     """
     if config.train.tensorboard and find_spec("tensorboard") is None:
         raise UserError("train.tensorboard: tensorboard is not installed", 'pip install "cvae[tensorboard]"')
@@ -24,9 +24,9 @@ def require(config: RunConfig) -> None:
 
 @contextmanager
 def opened(run: Run, trainer: Trainer) -> Iterator[Callable[[Event], None]]:
-    """A function that writes an event; one that does nothing where ``train.tensorboard`` is false.
+    """A function that writes an event; it does nothing if ``train.tensorboard`` is false.
 
-    A resumed run hides the points that it is about to write again.
+    A resumed run hides the old points of the steps that it repeats.
     """
     if not (trainer.config.train.tensorboard and trainer.world.leads):
         yield lambda event: None
@@ -45,7 +45,7 @@ def opened(run: Run, trainer: Trainer) -> Iterator[Callable[[Event], None]]:
 
 
 def event_step(event: Event) -> int:
-    """Optimiser steps done when the event happened: TensorBoard's x axis."""
+    """Optimiser steps done at the event: TensorBoard's x axis."""
     return event.step if isinstance(event, StepEvent) else int(event.row["step"] or 0)
 
 

@@ -1,4 +1,4 @@
-"""Train a model into a run folder, or try a training without doing it."""
+"""Train a model into a run folder, or try out a training without a run folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .tensorboard import require as require_tensorboard
 from .validation import save_strip, validate
 
 SLOW = 30 * 60.0
-"""Seconds: a training on a CPU that has longer to go says so after its first steps."""
+"""Seconds. A training on a CPU that will take longer than this says so after its first steps."""
 MEASURED = 15.0
-"""Seconds of training on which that estimate is based."""
+"""Seconds of training that this estimate is based on."""
 
 
 def train(
@@ -42,13 +42,13 @@ def train(
     runs: Path = RUNS,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Train a new model and validate it; everything is in a new run folder.
+    """Train a new model and validate it; all files go to a new run folder.
 
     Args:
         config: see ``config.loading.load``.
         name: the run's name; ``<stem>-001``, ``<stem>-002``... when unset. ``stem`` defaults to the model's
             name.
-        runs: folder of the runs.
+        runs: folder for run folders.
 
     Returns:
         The run, with checkpoints, metrics, sample strips and ``eval/val``.
@@ -66,12 +66,12 @@ def train(
 
 
 def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Do everything that a training does first, and a few steps of it; no run folder is left behind.
+    """Start a training and do a few steps of it; no run folder is left behind.
 
     Returns:
         Sizes and estimates: ``parameters``, ``steps``, ``seconds_per_step``, ``estimated_minutes`` (training
         alone, without validations), ``peak_memory_gb``, shapes; ``splits`` has for each split the number of
-        ``clips``, their ``frames`` in all, and the ``shortest`` and ``longest`` clip's.
+        ``clips``, of their ``frames`` in total, and of the frames of the ``shortest`` and ``longest`` clip.
     """
     with join(config.runtime.device) as world:
         reporter = (reporter or Silent()) if world.leads else Silent()
@@ -80,7 +80,7 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
 
 def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
     config, device, total = trainer.config, trainer.device, trainer.total_steps
-    # Within the first epoch: its end would be a whole validation.
+    # Stay within the first epoch: it ends with a whole validation.
     count = min(3, trainer.sampler.steps(0), config.train.max_steps or total)
     times = [time.perf_counter()]
     for _ in itertools.islice(trainer.events(), count):
@@ -99,6 +99,7 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
         "frame_shape": list(train_clips[0].frames.shape[1:]),
         "condition_shape": list(train_clips[0].condition.shape[1:]),
         "batch": [config.train.batch_size, config.train.window],
+        "prior_share": trainer.prior_share,
         "processes": trainer.world.size,
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
@@ -127,6 +128,7 @@ def _new_run(
         processes=trainer.world.size,
         precision=trainer.device.precision,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
+        prior_share=trainer.prior_share,
         data={"source": data.source, "fingerprint": data.fingerprint},
         status="running",
     )
@@ -139,10 +141,10 @@ def prepared(
 ) -> tuple[VideoData, Trainer]:
     """The data and the trainer, in the state of the checkpoint ``saved`` if there is one.
 
-    Of several processes, either all get there or the error of one ends all.
+    With several processes, an error in one ends all.
 
     Raises:
-        UserError: these are not the data that the checkpoint was trained on.
+        UserError: the checkpoint was trained on other data.
     """
     with world.agreeing():
         require_tensorboard(config)
@@ -158,6 +160,12 @@ def prepared(
         trainer = build_trainer(config, data, device, reporter, saved is None, world)
         if saved is not None:
             trainer.load_state_dict(saved["trainer"], saved["model"])
+    wanted, effective = config.train.prior_share, trainer.prior_share
+    if abs(wanted - effective) > 1e-9:
+        reporter.warn(
+            f"train.prior_share: {wanted:g} of a batch of {config.train.batch_size} is "
+            f"{effective * config.train.batch_size:.0f} rows, a share of {effective:g}"
+        )
     return data, trainer
 
 
@@ -166,23 +174,23 @@ def build_trainer(
     data: VideoData,
     device: Device,
     reporter: Reporter,
-    fresh: bool = True,
+    new: bool = True,
     world: World = ALONE,
 ) -> Trainer:
     """A new model, and the trainer for it.
 
     Args:
-        fresh: the model gets the statistics of its training data; if there is a ``train.init``, its weights
-            and its statistics instead, because the weights were trained with those. A resumed training has
-            both in its checkpoint: then False.
+        new: whether the training is new. Then the model gets the statistics of its training data; with
+            ``train.init`` it gets the weights and the statistics of that file instead, because the weights
+            were trained with those. A resumed training has both in its checkpoint.
     """
     train_clips = data.splits["train"]
     model = build_model(config, train_clips[0].condition.shape[1:])
-    if fresh and train_clips[0].condition.ndim == 2:
+    if new and train_clips[0].condition.ndim == 2:
         used = first_frames([clip.n_frames for clip in train_clips], config.data.partial)
         mean, std = condition_stats(train_clips, used)
         model.set_condition_stats(torch.from_numpy(mean), torch.from_numpy(std))
-    if fresh and config.train.init is not None:
+    if new and config.train.init is not None:
         load_initial_weights(model, config.train.init, reporter)
     return Trainer(model, config, device, train_clips, data.splits["val"], world)
 
@@ -191,14 +199,14 @@ def build_trainer(
 
 
 def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
-    """Train, write what happens into the run folder, and validate at the end.
+    """Train, write events to the run folder, and validate at the end.
 
-    Of several processes all call this, and the first one writes.
+    With several processes all call this; only the first one writes.
     """
     world = trainer.world
     try:
         with Interruption() as interruption, _lost_process_reported(run, world):
-            trainer.asked = lambda: interruption.signum or 0
+            trainer.stop_requested = lambda: interruption.signum or 0
             trainer.on_validation = reporter.validating
             with (
                 reporter.training(trainer.config.train.epochs),
@@ -224,7 +232,7 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
 def _consume(
     run: Run, trainer: Trainer, data: VideoData, reporter: Reporter, to_tensorboard: Callable[[Event], None]
 ) -> None:
-    """Train to the end; the first process writes rows and checkpoints and reports."""
+    """Train to the end; the first process writes rows and checkpoints and reports progress."""
     saved_at, duration = time.monotonic(), _Duration(trainer)
     for event in trainer.events():
         if not trainer.world.leads:
@@ -245,7 +253,7 @@ def _consume(
 
 
 class _Duration:
-    """Estimates once, from the first steps, how long a training on a CPU still takes."""
+    """Estimates once, from the first steps, how much longer a training on a CPU takes."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -253,11 +261,11 @@ class _Duration:
         self._done = trainer.device.torch.type != "cpu"
 
     def line(self) -> str:
-        """The estimate where it is due and long; else nothing. To be asked after every step."""
+        """The estimate if it is due and long, else an empty string. Call it after every step."""
         trainer, train = self._trainer, self._trainer.config.train
         if self._done:
             return ""
-        if self._first is None:  # the first step, which allocates and may compile, does not count
+        if self._first is None:  # skip the first step, which allocates and may compile
             self._first = trainer.step, trainer.seconds
         steps, seconds = trainer.step - self._first[0], trainer.seconds - self._first[1]
         if not steps or seconds < MEASURED:
@@ -278,40 +286,42 @@ class _Duration:
 
 
 def _save_interrupted(run: Run, trainer: Trainer, data: VideoData) -> None:
-    """Save, then raise. No process leaves before that: the launcher ends all as soon as one is gone."""
+    """Save, then raise. No process may end before: the launcher ends all as soon as one is gone."""
     world, signum = trainer.world, trainer.interrupted
     with world.agreeing():
         if world.leads:
             checkpoints.save_last(run, checkpoint(trainer, data))
             run.update_info(status="interrupted")
-    raise world.told_once(
+    raise world.reported_once(
         InterruptedRun(
             signum,
             f"interrupted at step {trainer.step}; everything is saved",
-            f"go on with: cvae train --resume {run.path}",
+            f"continue with: cvae train --resume {run.path}",
         )
     )
 
 
 @contextlib.contextmanager
 def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
-    """If another process ends, one of those left reports it and notes it in the run.
+    """If another process ends, one of the remaining ones reports it and records it in the run.
 
-    That is the first process; if it is the one that ended, the next.
+    That is the first process or, if that one ended, the next.
     """
     try:
         with detecting_lost_processes():
             yield
     except LostProcessError as error:
-        patience = time.monotonic() + (0 if world.leads else 2 + world.rank / 4)
-        while run.info().get("status") == "running" and time.monotonic() < patience:
+        deadline = time.monotonic() + (0 if world.leads else 2 + world.rank / 4)
+        while run.info().get("status") == "running" and time.monotonic() < deadline:
             time.sleep(0.1)
         if run.info().get("status") != "running":
             raise ReportedElsewhereError(error.exit_code) from None
         run.update_info(status="failed", error=error.message)
         saved = run.checkpoint_path("last").is_file()
         hint = (
-            f"go on with: cvae train --resume {run.path}" if saved else "nothing was saved yet: start again"
+            f"continue with: cvae train --resume {run.path}"
+            if saved
+            else "nothing was saved yet: start again"
         )
         raise LostProcessError(error.message, hint) from None
 
@@ -333,7 +343,7 @@ def _log_step(run: Run, event: StepEvent) -> None:
 
 
 def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -> None:
-    """Write checkpoints, then the row: where ``metrics.csv`` has an epoch, its weights are safe."""
+    """Write checkpoints, then the row: once ``metrics.csv`` has an epoch, its weights are saved."""
     saved = checkpoint(trainer, data)
     checkpoints.save_last(run, saved)
     weights_only = {key: value for key, value in saved.items() if key != "trainer"}
@@ -348,7 +358,7 @@ def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -
 
 
 def checkpoint(trainer: Trainer, data: VideoData) -> dict[str, Any]:
-    """What a checkpoint file holds; ``epoch`` counts the complete epochs."""
+    """The content of a checkpoint file; ``epoch`` counts complete epochs."""
     return {
         "format": checkpoints.FORMAT,
         "config": trainer.config.to_yaml(),

@@ -16,7 +16,7 @@ from .. import evaluations, media
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
-from ..engine.evaluate import Evaluation, evaluate, share, together
+from ..engine.evaluate import Evaluation, clips_of_process, evaluate, gathered
 from ..errors import UserError
 from ..evaluations import ClipFrames
 from ..media import panels
@@ -26,16 +26,16 @@ from ..run import Run
 from .loading import RUNS, Opened, load_data, open_run
 
 Swap = Literal["actions", "positions", "conditions"]
-"""What ``validate`` exchanges between clips: some columns of the condition vectors, or all of a condition."""
+"""What ``validate`` exchanges between clips: some columns of the condition vectors, or whole conditions."""
 
 OWN = "the clip's own"
-"""``protocol.conditions`` of an evaluation without exchange."""
+"""``protocol.conditions`` of an evaluation that exchanges nothing."""
 
 FRAME_CLIPS = 4
-"""Clips of which an evaluation keeps frames."""
+"""Number of clips whose frames an evaluation saves."""
 
 LITERATURE = {"robot": "psnr_per_channel"}
-"""By kind of data: the PSNR that its publications quote, where that is not ``psnr``."""
+"""The PSNR that publications quote, by kind of data, where it is not ``psnr``."""
 
 
 def validate(
@@ -56,15 +56,15 @@ def validate(
         overrides: of data.*, runtime.*, seed, and of eval.samples, eval.prior, eval.batch_size, eval.chunk.
         split: train, val, or test where it has true frames.
         swap: give the predicted steps of every clip the next clip's actions, positions or whole conditions
-            (the last clip takes the first one's). The given frames keep their own. The PSNR lost is what the
-            model makes of them.
+            (the last clip takes the first one's). The given frames keep their own. The loss in PSNR shows
+            how much the model uses them.
         data: already loaded data of the same config.
         world: processes that each score their share of the clips.
 
     Returns:
-        What ``eval/<split>/metrics.json`` holds. It is written there beside ``per_frame.csv``; with ``swap``
-        into ``eval/<split>-swapped-<swap>``. Of several processes the first gets it, the others an empty
-        dict.
+        What ``eval/<split>/metrics.json`` holds. It is written there together with ``per_frame.csv``; with
+        ``swap``, to ``eval/<split>-swapped-<swap>``. With several processes the first gets it, the others an
+        empty dict.
 
     Raises:
         UserError: no such run or split, no true frames, nothing to exchange, or an override that does not
@@ -81,7 +81,7 @@ def validate(
         began = time.perf_counter()
         mine = evaluate(
             opened.model,
-            share(clips, config.data.n_past, world),
+            clips_of_process(clips, config.data.n_past, world),
             opened.device,
             config.eval,
             n_past=config.data.n_past,
@@ -91,7 +91,7 @@ def validate(
             with_ssim=True,
             progress=advance,
         )
-        scores = together(mine, world)
+        scores = gathered(mine, world)
         seconds = time.perf_counter() - began
     if scores is None:
         return {}
@@ -101,7 +101,7 @@ def validate(
     if protocol["n_future_min"] != protocol["n_future_max"]:
         reporter.warn(
             f"{split}: clips of {protocol['n_future_min']} to {protocol['n_future_max']} predicted frames; "
-            "each clip counts alike in the means"
+            "each clip has the same weight in the means"
         )
     summary = without_nan(summary)
     name = split if swap is None else f"{split}{evaluations.SWAPPED}{swap}"
@@ -114,7 +114,7 @@ def validate(
 def _protocol(
     opened: Opened, data: VideoData, scores: Evaluation, split: str, swap: Swap | None
 ) -> dict[str, Any]:
-    """How the numbers were made."""
+    """How the numbers were measured."""
     config, saved = opened.config, opened.checkpoint
     predicted = [clip.psnr.shape[1] for clip in scores.clips]
     return {
@@ -148,7 +148,7 @@ def _has_batch_norm(model: VideoCVAE) -> bool:
 
 
 def without_nan(values: Any) -> Any:
-    """Plain data with None for NaN and infinity, which JSON does not know."""
+    """Plain data with None for NaN and infinity, which JSON does not have."""
     if isinstance(values, dict):
         return {key: without_nan(value) for key, value in values.items()}
     if isinstance(values, list):
@@ -157,7 +157,7 @@ def without_nan(values: Any) -> Any:
 
 
 def evaluation(run: Run, split: str = "val") -> dict[str, Any]:
-    """The last validation of a run, ``eval/<split>/metrics.json``; see ``evaluations.read_summary``."""
+    """The last evaluation of a run on a split, from its files; see ``evaluations.read_summary``."""
     return evaluations.read_summary(run.path, split)
 
 
@@ -179,7 +179,7 @@ def _with_truth(data: VideoData, split: str, config: RunConfig) -> list[Clip]:
 
 
 def _columns(data: VideoData, swap: str) -> slice:
-    """The columns of a condition that ``swap`` names; for ``conditions`` all there is."""
+    """The columns of a condition that ``swap`` names; all for ``conditions``."""
     if swap not in get_args(Swap):
         raise UserError(f"--swap {swap}: cannot be exchanged", f"one of {', '.join(get_args(Swap))}")
     if swap == "conditions":
@@ -192,17 +192,17 @@ def _columns(data: VideoData, swap: str) -> slice:
 def swapped(clips: Sequence[Clip], columns: slice, n_past: int, split: str = "") -> list[Clip]:
     """Every clip with the next one's conditions from frame ``n_past`` on; the last has the first one's.
 
-    ``condition[t]`` drives the step to frame ``t``: those of the given frames stay the clip's own, so that
-    only predicted steps differ. Where the next clip is shorter, the clip ends with it.
+    ``condition[t]`` drives the step to frame ``t``. The conditions of the given frames stay the clip's own,
+    so that only predicted steps differ. If the next clip is shorter, the clip is cut to its length.
 
     Args:
-        columns: of the condition vectors; all of a label image.
+        columns: columns of the condition vectors; all for a label image.
 
     Raises:
-        UserError: there is one clip only.
+        UserError: there is only one clip.
     """
     if len(clips) < 2:
-        raise UserError(f"--swap: {split} has one clip, and there is none to exchange with")
+        raise UserError(f"--swap: {split} has only one clip, so there is nothing to exchange")
     made = []
     for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True):
         n = min(clip.n_steps, other.n_steps)

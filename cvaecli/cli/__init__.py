@@ -1,4 +1,4 @@
-"""The command line: one small file for each subcommand, which parses, calls the API and prints."""
+"""The command line. Each subcommand has a small file that parses, calls the API and prints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options of ``cvae`` itself."""
+    """The options of ``cvae`` itself."""
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ def bench(
         str, typer.Option("--config", "-c", help="A YAML file, or the name of a built-in config.")
     ] = "quickstart",
     steps: Annotated[int, typer.Option(min=1, help="Training steps to time, after a warm-up.")] = 10,
-    frames: Annotated[int, typer.Option(min=1, help="Predicted frames of the rollout to time.")] = 128,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to predict in the timed rollout.")] = 128,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a config here: frames/s, distance from the device's peak, memory, time to the first step.
+    """Measure a config on this machine: frames/s, fraction of the device's peak, memory, time to the first
+    step.
 
     Examples: cvae bench --config pose - cvae bench --config robot train.batch_size=8 --steps 3 --json
     """
@@ -57,7 +58,7 @@ def _show(console: Terminal, report: dict[str, Any]) -> None:
         )
     ]
     title = f"{report['model']}, {H}x{W}, {report['precision']}"
-    console.table(title, ["", "predicted frames/s", "GFLOP a frame", "of the peak"], rows)
+    console.table(title, ["", "predicted frames/s", "GFLOP per frame", "of the peak"], rows)
     console.result(
         f"peak {report['peak_gflops']:.0f} GFLOP/s (matrix product {report['peak_gflops_matmul']:.0f}, "
         f"convolution {report['peak_gflops_conv']:.0f}); peak memory {report['peak_memory_gb']:.2f} GB; "

@@ -1,4 +1,4 @@
-"""What the subcommands share: common options, positional overrides, and how errors are shown."""
+"""Shared by the subcommands: common options, positional overrides, and the display of errors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..signals import InterruptedRun
 from .console import Terminal
 
 REPORT_TIME = 2.0
-"""Seconds that a process waits for another one to report their common failure: the launcher ends all as soon
-as one has ended."""
+"""Seconds that a process waits while another one reports their common failure: the launcher kills all as soon
+as one ends."""
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RunAndOverrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN] [KEY=VALUE]...",
-        help="A run's folder or name, a checkpoint file, or 'latest'; the newest run when left out. "
-        "Then overrides such as data.root=DIR.",
+        help="A run's folder or name, a checkpoint file, or 'latest'; the newest run by default. "
+        "Overrides such as data.root=DIR follow.",
     ),
 ]
 
@@ -38,7 +38,8 @@ def split_arguments(arguments: list[str] | None) -> tuple[list[str], list[str]]:
 
 
 def only_overrides(arguments: list[str] | None) -> list[str]:
-    """The overrides of a command that takes nothing else; a config given without ``--config`` is recognised.
+    """The overrides of a command that takes no other arguments; the error recognises a forgotten
+    ``--config``.
 
     Raises:
         UserError: an argument is not an override.
@@ -91,7 +92,7 @@ def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) ->
         console.error(f"{error.filename or 'input/output'}: {error.strerror}")
         raise typer.Exit(1) from None
     except RuntimeError as error:
-        # Recognised by name and text: importing torch here would cost seconds at every --help.
+        # Recognised by name and text: importing torch here would slow down every --help.
         if debug or not (type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)):
             raise
         console.error("out of memory on the device", "lower train.batch_size, train.window or eval.chunk")

@@ -16,12 +16,15 @@ Frames = Annotated[
         "--frames",
         min=2,
         metavar="N",
-        help="Predict the first N frames of the split's first clip where that was not done yet, and play "
-        "them in the page. Needs the data; without it the page plays what lies in predictions/.",
+        help="Predict the first N frames of the split's first clip for runs that lack them, and play them in "
+        "the page. Needs the data. Without this option the page plays what it finds in predictions/.",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Whose evaluations: val where there is one, else what most runs have.")
+    str | None,
+    typer.Option(
+        help="Which evaluations to use; by default val if there is one, else the split that most runs have."
+    ),
 ]
 
 
@@ -33,8 +36,8 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="x.html: one page that holds everything. x.md: a text, with a .csv and figures beside it. "
-            "x.csv: a row a run."
+            help="x.html: one self-contained page. x.md: Markdown, with a .csv and figures next to it. "
+            "x.csv: one row per run."
         ),
     ] = None,
     split: Split = None,
@@ -43,7 +46,7 @@ def compare(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Compare runs: what differs, what came out, and what the seeds settle.
+    """Compare runs: how their settings differ, their results, and which differences hold over the seeds.
 
     Examples: cvae compare runs/ablation - cvae compare cyclical-001 none-001 --out report.html
     """

@@ -1,7 +1,7 @@
 """The terminal: progress bars, tables, errors. The only file that imports rich.
 
 Progress, notes and warnings go to stderr, results to stdout. A terminal shows live bars and one permanent
-line an epoch; a pipe or a file gets plain lines only.
+line per epoch; a pipe or a file gets plain lines only.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from ..engine.fit import EpochEvent, StepEvent
 
 PLAIN_EVERY = 30.0
-"""Seconds between two plain progress lines within an epoch, where there is no terminal."""
+"""Seconds between two plain progress lines within an epoch, if there is no terminal."""
 
 
 class _Bars(Progress):
-    """Progress bars above a line of values, which is cut where it is wider than the terminal."""
+    """Progress bars above a line of values, which is cut to the width of the terminal."""
 
     values = ""
 
@@ -52,9 +52,9 @@ class Terminal:
     """A ``Reporter`` that writes to a terminal or a pipe.
 
     Args:
-        quiet: no progress and no notes; warnings and errors stay.
-        as_json: results as one JSON object on stdout instead of tables.
-        who: shown before warnings and errors where several processes write to one terminal.
+        quiet: print no progress and no notes, only warnings and errors.
+        as_json: print results as one JSON object on stdout instead of tables.
+        who: shown before warnings and errors if several processes write to one terminal.
 
     Attributes:
         source: the data set that the command used, once it is loaded.
@@ -87,21 +87,23 @@ class Terminal:
         self.err.print(f"[yellow]warning:[/] {self._who}{escape(text)}", soft_wrap=True)
 
     def error(self, message: str, hint: str = "") -> None:
-        """One line: what is wrong, and what to do."""
+        """Print an error in one line: what is wrong, and what to do."""
         tail = f" [dim]({escape(hint)})[/]" if hint else ""
         self.err.print(f"[bold red]error:[/] {self._who}{escape(message)}{tail}", soft_wrap=True)
 
     def result(self, text: str) -> None:
-        """A line of the result."""
+        """Print a line of the result."""
         self.out.print(escape(text), soft_wrap=True)
 
     def data(self, values: Mapping[str, Any]) -> None:
-        """One JSON object on stdout."""
+        """Print one JSON object on stdout."""
         self.out.print_json(json.dumps(values), indent=2)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table of results on stdout; all columns but the first are aligned to the right."""
-        self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)  # a table's own title is cut to its width
+        """Print a table of results on stdout; all columns but the first are right-aligned."""
+        self.out.print(
+            f"[bold]{escape(title)}[/]", soft_wrap=True
+        )  # rich cuts a table's own title to its width
         table = Table()
         for number, column in enumerate(columns):
             table.add_column(column, justify="left" if number == 0 else "right")
@@ -127,9 +129,10 @@ class Terminal:
 
     @contextmanager
     def live(self) -> Iterator[Callable[[str, Sequence[str], Sequence[Sequence[str]]], None]]:
-        """A table on stderr for the duration of the context: ``show(title, columns, rows)`` draws it anew.
+        """A table on stderr for the duration of the context: ``show(title, columns, rows)``
+        redraws it.
 
-        Nothing is drawn where there is no terminal.
+        Nothing is drawn if there is no terminal.
         """
         if self.quiet or not self.err.is_terminal:
             yield lambda title, columns, rows: None
@@ -142,7 +145,7 @@ class Terminal:
                 table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
             for row in rows:
                 table.add_row(*map(escape, row))
-            screen.start()  # not before: a task's bar may be live until then
+            screen.start()  # not earlier: the bar of a task may be live until now
             screen.update(table, refresh=True)
 
         try:
@@ -196,7 +199,7 @@ class Terminal:
             done = event.epoch + event.step_in_epoch / event.steps_in_epoch
             self._bars.update(self._epochs, completed=done)
             if event.step_in_epoch == 1:
-                self._bars.reset(self._steps)  # a bar that was full keeps its time and its ETA of 0
+                self._bars.reset(self._steps)  # otherwise a full bar keeps its time and its ETA of 0
             self._bars.update(self._steps, completed=event.step_in_epoch, total=event.steps_in_epoch)
         elif not self.quiet and event.terms is not None and time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
@@ -237,5 +240,5 @@ class Terminal:
 
 
 def _coin(forced: float) -> str:
-    """How the coin of teacher forcing fell, in words."""
+    """The outcome of the teacher-forcing coin, in words."""
     return "forced" if forced == 1 else "free" if forced == 0 else f"forced {forced:.0%}"

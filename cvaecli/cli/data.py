@@ -15,14 +15,14 @@ from .common import AsJson, Debug, Quiet, terminal
 if TYPE_CHECKING:
     KindName = str
 else:
-    KindName = Literal[tuple(KINDS)]  # what Typer lists and checks; mypy knows no computed Literal
+    KindName = Literal[tuple(KINDS)]  # Typer lists and checks these; mypy does not support a computed Literal
 Layout = Literal["processed", "tfrecord"]
 
 app = typer.Typer(help="Write the built-in data to disk, or check a data set.", no_args_is_help=True)
 
 
 def _usual(value: Callable[[Kind], object]) -> str:
-    """A default for help texts: ``(dance: 32, robot: 64)``, or ``(64)`` where all kinds agree."""
+    """A default for help texts: ``(dance: 32, robot: 64)``, or ``(64)`` if all kinds agree."""
     values = {name: value(kind) for name, kind in KINDS.items()}
     if len(set(values.values())) == 1:
         return f"({values[DEFAULT]})"
@@ -37,9 +37,9 @@ TEST = _usual(lambda kind: kind.built_in.clips["test"])
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; must be empty or not exist.")],
     kind: Annotated[
-        KindName, typer.Option(help="A dancer in a room, or a robot arm that pushes objects.")
+        KindName, typer.Option(help="dance: a dancer in a room; robot: an arm that pushes objects.")
     ] = DEFAULT,
     layout: Annotated[
         Layout | None, typer.Option(help="Robot only: folders of PNG and CSV, or TFRecords. (processed)")
@@ -50,14 +50,14 @@ def synth(
     width: Annotated[
         int | None, typer.Option(min=16, max=1024, help=f"Frame width in pixels. {WIDTH}")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other motions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the motions.")] = 0,
     frames: Annotated[int | None, typer.Option(min=2, help=f"Frames of each clip. {FRAMES}")] = None,
     train_clips: Annotated[int | None, typer.Option(min=1, help=f"Clips in train. {TRAIN}")] = None,
     test_clips: Annotated[
-        int | None, typer.Option(min=1, help=f"Clips in test; a robot set has as many in val. {TEST}")
+        int | None, typer.Option(min=1, help=f"Clips in test; a robot set has the same number in val. {TEST}")
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(min=0, help="Robot only: factor on how far objects slip by chance. (1)")
+        float | None, typer.Option(min=0, help="Robot only: scale of the random slip of objects. (1)")
     ] = None,
     stray: Annotated[
         float | None,
@@ -97,7 +97,7 @@ def synth(
 def check(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     kind: Annotated[
-        KindName | None, typer.Option(help="Kind of the data set. (recognised from the files)")
+        KindName | None, typer.Option(help="Kind of the data set; recognised from the files by default.")
     ] = None,
     height: Annotated[
         int | None, typer.Option(min=8, max=4096, help=f"Frame height you will train on. {HEIGHT}")
@@ -105,12 +105,13 @@ def check(
     width: Annotated[
         int | None, typer.Option(min=8, max=4096, help=f"Frame width you will train on. {WIDTH}")
     ] = None,
-    cuts: Annotated[str, typer.Option(help="auto or none, as data.cuts.")] = "auto",
+    cuts: Annotated[str, typer.Option(help="auto or none, like data.cuts.")] = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Read a whole data set and report every fault at once, one line each. Exits with 2 if there is one."""
+    """Read a whole data set and report every fault at once, one line each. Exits with status 2 if there are
+    any."""
     with terminal(quiet, as_json, debug) as console:
         from .. import data
 

@@ -13,18 +13,19 @@ from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_argume
 def export_gif(
     arguments: RunAndOverrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="x.gif or x.mp4; in the run's predictions/ when left out.")
+        Path | None, typer.Option(help="x.gif or x.mp4; by default a GIF in the run's predictions/.")
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=2, help="Frames, given ones included; all when left out.")
+        int | None, typer.Option(min=2, help="Frames, including the given ones; all by default.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="test, val or train; the first that has true frames.")
+        str | None, typer.Option(help="test, val or train; by default the first that has true frames.")
     ] = None,
     sequence: Annotated[int, typer.Option(min=0, help="Number of a sequence of the split.")] = 0,
-    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 25,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 25,
     scale: Annotated[
-        int | None, typer.Option(min=1, help="Whole-number enlargement; fits the page if left out.")
+        int | None,
+        typer.Option(min=1, help="Whole-number enlargement; by default to about 200 pixels of height."),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -33,34 +33,34 @@ def plot(
         list[str] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Runs; several become one comparison. With --config: overrides such as kl.cycles=6.",
+            help="Runs; several make one comparison. With --config: overrides such as kl.cycles=6.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="x.png, x.pdf or x.svg (grid: also x.gif), or a folder; RUN/plots when left out."),
+        typer.Option(help="x.png, x.pdf or x.svg (grid: also x.gif), or a folder; RUN/plots by default."),
     ] = None,
     config: Annotated[
         list[str] | None,
         typer.Option(
             "--config",
             "-c",
-            help=f"A config to draw ({', '.join(PLANNED)}) without a run; several are compared.",
+            help=f"A config whose {', '.join(PLANNED)} to draw without a run; several are compared.",
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Which evaluation: train, val or test. (samples: test)")
+        str | None, typer.Option(help="Which evaluation to draw: train, val or test. (for samples: test)")
     ] = None,
-    sequence: Annotated[int, typer.Option(min=0, help="Of samples: which clip of the split.")] = 0,
-    samples: Annotated[int, typer.Option(min=2, help="Of samples: how many futures.")] = 16,
+    sequence: Annotated[int, typer.Option(min=0, help="For samples: which clip of the split.")] = 0,
+    samples: Annotated[int, typer.Option(min=2, help="For samples: number of futures.")] = 16,
     label: Annotated[
-        list[str] | None, typer.Option(help="A run's name in the figure; once for each run.")
+        list[str] | None, typer.Option(help="A run's name in the figure; give it once per run.")
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw figures for a report from runs' files.
+    """Draw figures from the files of runs.
 
     Example: cvae plot psnr runs/cyclical-001 runs/none-001
     """
@@ -70,9 +70,9 @@ def plot(
 
         runs, overrides = split_arguments(arguments)
         if config and runs:
-            raise UserError(f"--config draws without a run, but {runs[0]} is one", "leave one of them out")
+            raise UserError(f"--config draws without a run, but {runs[0]} is one", "give only one of them")
         if overrides and not config:
-            raise UserError(f"{overrides[0]}: overrides go with --config", "a run is drawn as it was trained")
+            raise UserError(f"{overrides[0]}: overrides need --config", "a run is drawn as it was trained")
         if config:
             written = api.plot_schedule(kind, {name: load(name, overrides) for name in config}, out=out)
         else:

@@ -13,29 +13,34 @@ from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_argume
 def predict(
     arguments: RunAndOverrides = None,
     frames: Annotated[
-        int | None, typer.Option(min=2, help="Frames of the output, given ones included; all when left out.")
+        int | None,
+        typer.Option(min=2, help="Frames of the output, including the given ones; all by default."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="x.gif, x.mp4, x.png (a strip), x.npz, or a folder for PNG frames.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="test, val or train; test where there is one.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="test, val or train; by default test if there is one.")
+    ] = None,
     sequence: Annotated[str, typer.Option(help="Number of a sequence of the split, or 'all'.")] = "0",
     samples: Annotated[
         int, typer.Option(min=1, help="Predictions of each sequence, with different noise.")
     ] = 1,
     submission: Annotated[
-        Path | None, typer.Option(help="Also write the course's CSV, all sequences.")
+        Path | None, typer.Option(help="Also write the CSV file that Lab 4 asks for, with all sequences.")
     ] = None,
-    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 25,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 25,
     scale: Annotated[
         int | None,
-        typer.Option(min=1, help="Whole-number enlargement; 1 for pixels. (to about 400 pixels wide)"),
+        typer.Option(
+            min=1, help="Whole-number enlargement; by default to about 400 pixels of width. 1: none."
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Predict a video from its first frame and its conditions, of any length in the same memory.
+    """Predict a video of any length from its first frames and its conditions, in constant memory.
 
     Several sequences or samples are predicted together, up to eval.batch_size of them.
 

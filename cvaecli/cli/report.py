@@ -14,18 +14,16 @@ from .compare import Frames, Split
 def report(
     run: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RUN]", help="A run's folder or name, or 'latest'; the newest when left out."
-        ),
+        typer.Argument(metavar="[RUN]", help="A run's folder or name, or 'latest'; the newest by default."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="x.html; RUN/report.html when left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="x.html; RUN/report.html by default.")] = None,
     split: Split = None,
     frames: Frames = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the page of one run: its numbers in plain words, all figures, and how to repeat it.
+    """Write a page about one run: its numbers in plain words, all figures, and how to reproduce it.
 
     Example: cvae report exp1 --frames 200
     """

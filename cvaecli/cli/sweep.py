@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +18,7 @@ def sweep(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE[,VALUE]...]...",
-            help="Several values make an axis of the grid; keys that change together: KEY+KEY=A+B,C+D. "
+            help="A key with several values is an axis of the grid. KEY+KEY=A+B,C+D changes keys together. "
             "With --search also KEY=LOW..HIGH.",
         ),
     ] = None,
@@ -30,33 +29,40 @@ def sweep(
         ),
     ] = "quickstart",
     name: Annotated[
-        str | None, typer.Option(help="The sweep's folder under runs/; CONFIG-sweep when left out.")
+        str | None, typer.Option(help="The sweep's folder under runs/; CONFIG-sweep by default.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Runs at once here, each with a GPU or its share of the cores.")
+        int, typer.Option(min=1, help="Runs at the same time, each with a GPU or a share of the cores.")
     ] = 1,
     search: Annotated[
-        bool, typer.Option("--search", help="Search instead of a grid, and stop hopeless runs early.")
+        bool, typer.Option("--search", help="Search instead of training a grid, and stop poor runs early.")
     ] = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="Of --search: how many runs in all.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="With --search: the total number of runs.")
+    ] = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="An Optuna storage instead of the folder's journal.")
+        str | None, typer.Option(metavar="URL", help="Use an Optuna storage instead of the folder's journal.")
     ] = None,
     stale_after: Annotated[
-        float, typer.Option(min=1, help="Seconds until a silent worker on another machine counts as dead.")
+        float,
+        typer.Option(min=1, help="Seconds after which a silent worker on another machine counts as dead."),
     ] = 120,
     wait: Annotated[
-        bool, typer.Option(help="Stay until others have finished their runs, to take over from the dead.")
+        bool, typer.Option(help="Also wait for the runs of other processes, and take over from dead ones.")
     ] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed runs again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs with time and memory; leave nothing behind.")
+        bool,
+        typer.Option(
+            "--dry-run", help="List the runs with estimates of time and memory; leave nothing behind."
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train a grid of runs, or search for the best; the same command goes on, also beside others.
+    """Train a grid of runs, or search for the best. The same command continues a sweep, or joins a running
+    one.
 
     Example: cvae sweep kl.schedule=cyclical,monotonic,none seed=0,1,2 --name ablation
     """
@@ -89,26 +95,26 @@ def sweep(
 
 
 class _Watch:
-    """A line for each run that ends, and a live table of those that run.
+    """Prints a line for each run that starts or ends, and a live table of the running ones.
 
     Args:
-        live: draws a title and rows in place of the last ones.
-        workers: runs at once, for the time left.
+        live: replaces the title and the rows of the table.
+        workers: number of runs at the same time, for the estimate of the time left.
     """
 
     def __init__(self, console: Terminal, live: Any, workers: int) -> None:
         self._console, self._live, self._workers = console, live, workers
-        self._told: dict[str, str] | None = None
+        self._last_states: dict[str, str] | None = None
 
     def __call__(self, cells: list[Progress]) -> None:
         states = {cell.state.cell: cell.state.state for cell in cells}
-        before = states if self._told is None else self._told
-        if self._told is None and any(state != "waiting" for state in states.values()):
-            self._console.note(f"going on: {_counts(states)}")
+        before = states if self._last_states is None else self._last_states
+        if self._last_states is None and any(state != "waiting" for state in states.values()):
+            self._console.note(f"continuing: {_counts(states)}")
         for cell in cells:
             if states[cell.state.cell] != before.get(cell.state.cell):
-                self._tell(cell)
-        self._told = states
+                self._report(cell)
+        self._last_states = states
         left = _left(cells, self._workers)
         rows = [
             [
@@ -123,7 +129,7 @@ class _Watch:
         title = _counts(states) + (f", about {_time(left)} left" if left else "")
         self._live(title, ["running", "epoch", "PSNR dB", "left"], rows)
 
-    def _tell(self, cell: Progress) -> None:
+    def _report(self, cell: Progress) -> None:
         state = cell.state
         if state.state == "failed":
             self._console.warn(f"{_name(cell)} failed: {state.error}")
@@ -133,7 +139,7 @@ class _Watch:
         elif state.state == "running":
             self._console.note(f"started  {_name(cell)}")
         else:
-            self._console.note(f"stopped  {_name(cell)}; waits to go on")
+            self._console.note(f"stopped  {_name(cell)}; waiting to continue")
 
 
 def _show(console: Terminal, outcome: dict[str, Any]) -> None:
@@ -158,8 +164,7 @@ def _show(console: Terminal, outcome: dict[str, Any]) -> None:
     for cell in cells:
         if cell["state"] == "failed":
             console.error(f"{cell['cell']}: {cell['error']}")
-    if importlib.util.find_spec("cvaecli.cli.compare"):
-        console.result(f"next: cvae compare {folder}")
+    console.result(f"next: cvae compare {folder}")
 
 
 def _show_estimate(console: Terminal, found: dict[str, Any]) -> None:
@@ -188,7 +193,7 @@ def _counts(states: dict[str, str]) -> str:
 
 
 def _left(cells: list[Progress], workers: int) -> float | None:
-    """Seconds until all have ended, from those that have."""
+    """Seconds until all have ended, estimated from those that have."""
     took = [cell.state.seconds for cell in cells if cell.state.state == "finished" and cell.state.seconds]
     running = [cell.seconds_left or 0 for cell in cells if cell.state.state == "running"]
     if not took or not running:

@@ -27,24 +27,24 @@ def train(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder under runs/.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Read the data, run one step, estimate time and memory; leave no run."
+            "--dry-run", help="Read the data, run a few steps, estimate time and memory; make no run folder."
         ),
     ] = False,
     gpus: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Train on N GPUs of this machine together, one process on each."
+            metavar="N", min=1, help="Train one model on N GPUs of this machine, with one process on each."
         ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model; ends with a validation.
+    """Train a model, then validate it.
 
     Examples: cvae train --config cyclical data.root=DIR train.epochs=20 - cvae train --resume latest
     """
@@ -52,7 +52,7 @@ def train(
         changes = only_overrides(overrides)
         if resume is not None and (config or name or dry_run):
             raise typer.BadParameter(
-                "--resume goes on as the run was; --config, --name and --dry-run do not apply"
+                "--resume continues a run with its own config; --config, --name and --dry-run do not apply"
             )
         if gpus is not None and not launch.several():
             raise typer.Exit(launch.on_gpus(gpus, launch.without_gpus(sys.argv[1:])))
@@ -86,7 +86,7 @@ def _show_dry_run(console: Terminal, report: dict[str, Any]) -> None:
         return
     shown = {**report, "splits": "\n".join(_in_words(*split) for split in report["splits"].items())}
     rows = [[key, str(value)] for key, value in shown.items()]
-    console.table("Dry run: no fault found; no run folder was made", ["", ""], rows)
+    console.table("Dry run: no fault found, no run folder made", ["", ""], rows)
 
 
 def _in_words(split: str, lengths: dict[str, int]) -> str:

@@ -15,12 +15,12 @@ Swap = Literal["actions", "positions", "conditions"]
 def validate(
     arguments: RunAndOverrides = None,
     split: Annotated[str, typer.Option(help="val, or test where it has true frames.")] = "val",
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples a clip (eval.samples).")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples per clip (eval.samples).")] = None,
     swap: Annotated[
         Swap | None,
         typer.Option(
             help="Give the predicted steps of each clip the next clip's actions or positions (robot arms) or "
-            "whole conditions: the PSNR lost is what the model makes of them. Written to "
+            "whole conditions: the loss in PSNR shows how much the model uses them. Results go to "
             "eval/SPLIT-swapped-WHAT.",
         ),
     ] = None,
@@ -28,7 +28,7 @@ def validate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Score a run: rollout and one-step PSNR and SSIM per frame, trivial predictors, KL."""
+    """Score a run: PSNR and SSIM of rollout and one-step predictions, trivial predictors, KL."""
     with terminal(quiet, as_json, debug) as console:
         runs, overrides = split_arguments(arguments)
         run = one_run(runs)
@@ -43,7 +43,7 @@ def validate(
 
 
 def show(console: Terminal, metrics: dict[str, Any]) -> None:
-    """An evaluation as a table, or as JSON."""
+    """Print an evaluation as a table or as JSON."""
     if console.as_json:
         console.data(metrics)
         return
@@ -61,7 +61,7 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         ],
         ["one step, z from the posterior", _dB(metrics["psnr_posterior"]), ""],
         ["repeat the last given frame", _dB(trivial["repeat_last_past"]["psnr"]), ""],
-        ["mean frame of the clip (peeks)", _dB(trivial["mean_frame"]["psnr"]), ""],
+        ["mean frame of the clip (uses the truth)", _dB(trivial["mean_frame"]["psnr"]), ""],
     ]
     if protocol["literature_psnr"] == "psnr_per_channel":
         per_channel = ["rollout, PSNR of each channel averaged*", _dB(metrics["psnr_per_channel"]), ""]
@@ -77,11 +77,13 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
         ]
     console.table(f"{title}{swapped}, {prior}", ["", "PSNR dB", "SSIM"], rows)
     if protocol["literature_psnr"] == "psnr_per_channel":
-        console.result("* what publications on these data quote; the other rows are of the joint error")
+        console.result(
+            "* the PSNR that publications on these data quote; the other rows use the error over all channels"
+        )
     kl = "not finite" if metrics["kl"] is None else f"{metrics['kl']:.3f}"
     gap = metrics["posterior_prior_gap"]
     gap = "not finite" if gap is None else f"{gap:+.2f} dB"
-    console.result(f"KL {kl} nats a frame; posterior-to-prior gap {gap}")
+    console.result(f"KL {kl} nats per frame; posterior-to-prior gap {gap}")
     if metrics.get("nan_frames"):
         console.result(f"{metrics['nan_frames']} predicted frames are not finite: the model diverges")
     if metrics["diversity"] is not None:

@@ -1,4 +1,4 @@
-"""Read a run config: a YAML file or a built-in config, with overrides.
+"""Read a run config from a YAML file or a built-in config, with overrides.
 
 A config file names only the keys that differ from the defaults, or from the config that it extends
 (``extends: cyclical``). An override ``section.key=value`` changes one more key. An error message names the
@@ -44,7 +44,7 @@ def find(name: str) -> Path:
     """The file that ``--config NAME`` means: a path, or a built-in config with or without ``.yaml``.
 
     Raises:
-        UserError: there is neither; the hint names the nearest built-in config.
+        UserError: there is no such config; the hint names the nearest built-in one.
     """
     if os.path.isfile(name):  # noqa: PTH113  (Path.is_file raises on a name that is too long)
         return Path(name)
@@ -55,7 +55,7 @@ def find(name: str) -> Path:
 
 
 def _near_builtin(name: str) -> str:
-    """A hint: the built-in config with the nearest name, compared without folders."""
+    """A hint: the built-in config with the nearest name; folders are ignored."""
     by_last_part = {builtin.rpartition("/")[2]: builtin for builtin in builtin_names()}
     near = difflib.get_close_matches(name.rpartition("/")[2], by_last_part, n=1)
     return f"did you mean {by_last_part[near[0]]}?" if near else f"there are: {', '.join(builtin_names())}"
@@ -89,7 +89,7 @@ def sections(name: str | Path) -> tuple[dict[str, Any], str]:
         changes.append(raw)
         if any(base.samefile(file) for file in files):
             names = " -> ".join(file.name for file in [*files, base])
-            raise UserError(f"{path}: extends: a circle: {names}", "one of them must not extend another")
+            raise UserError(f"{path}: extends: circular: {names}", "one of them must not extend another")
         files.append(base)
     for change in reversed(changes):
         raw = _merged(raw, change)
@@ -98,7 +98,7 @@ def sections(name: str | Path) -> tuple[dict[str, Any], str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The sections as they stand in one file."""
+    """The sections of one file, as written."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
@@ -115,7 +115,7 @@ def _extended_file(path: Path, name: object) -> Path:
     """The file that ``extends: NAME`` in ``path`` means.
 
     A name that ends in .yaml or .yml is a file in the same folder; any other name is a built-in config.
-    Nothing else can be reached, so that a config from elsewhere reads no files but those that came with it.
+    Nothing else is allowed, so that a config from elsewhere can read only the files that came with it.
     """
     where = f"{path}: extends: {_short(name)}"
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 200:
@@ -137,9 +137,9 @@ def _extended_file(path: Path, name: object) -> Path:
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``change`` over ``base``, sections key by key.
+    """``base`` with the keys of ``change`` on top, section by section.
 
-    Another ``model.name`` drops the keys of the base's model. An empty section changes nothing, but
+    A different ``model.name`` drops the keys of the base's model. An empty section changes nothing, but
     ``teacher_forcing: null`` removes that section: some models have none.
     """
     merged = dict(base)
@@ -173,7 +173,7 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
     merged: dict[str, Any] = {
         key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()
     }
-    # model.name first: it drops the other model's keys, but must not drop overrides of the new one.
+    # model.name first: it drops the old model's keys, but must not drop overrides for the new one.
     for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "model.name"):
         _apply(merged, override)
     try:
@@ -186,7 +186,7 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
 
 
 def _blamed(overrides: Sequence[str], message: str) -> str:
-    """The override that a message is about: the last one of the key that the message opens with."""
+    """The override that a message is about: the last one for the key that the message starts with."""
     found = re.match(r"[\w.]+", message)
     fault = (found[0] if found else "") + "."
     for override in reversed(overrides):
@@ -197,14 +197,14 @@ def _blamed(overrides: Sequence[str], message: str) -> str:
 
 
 def _checked(raw: dict[str, Any]) -> RunConfig:
-    """The config of all sections; a section whose keys are all commented out has its defaults."""
+    """The validated config; a section whose keys are all commented out gets its defaults."""
     empty = {key for key in RunConfig.model_fields.keys() - {"seed"} if raw.get(key, ...) is None}
     return _validate(RunConfig, _with_model({key: raw[key] for key in raw if key not in empty}))
 
 
 def _with_model(raw: dict[str, Any]) -> dict[str, Any]:
-    """``raw`` with ``model`` validated by that model's own schema, and with ``teacher_forcing`` where the
-    model takes it."""
+    """``raw`` with ``model`` validated by that model's own schema, and with ``teacher_forcing`` if the model
+    uses it."""
     from .. import models  # imports torch, so only when a config is loaded
 
     section = raw.get("model")
@@ -218,7 +218,7 @@ def _with_model(raw: dict[str, Any]) -> dict[str, Any]:
     forcing = raw.get("teacher_forcing")
     if model.parallel and forcing is not None:
         raise UserError(
-            f"teacher_forcing: means nothing for model {name}, whose predictions do not depend on each other",
+            f"teacher_forcing: no meaning for model {name}, whose predictions do not depend on each other",
             "remove the section, or add teacher_forcing=null",
         )
     if not model.parallel and forcing is None:
@@ -268,7 +268,7 @@ def _validate(schema: type[Schema], raw: Any, prefix: str = "") -> Schema:
     """``raw`` as ``schema``.
 
     Args:
-        prefix: what comes before the schema's own keys in a message, e.g. ``model.``.
+        prefix: put before the schema's own keys in messages, e.g. ``model.``.
     """
     try:
         return schema.model_validate(raw)
@@ -307,8 +307,9 @@ def _explain(fault: Any, prefix: str, known: Sequence[str]) -> tuple[str, str]:
 
 
 def _unknown(key: str, known: Sequence[str]) -> tuple[str, str]:
-    """(message, hint) for a key that does not exist: the nearest spelling in its section, and the same name
-    in other sections (``train.lr``: ``optim.lr``), or else the nearest spelling there."""
+    """(message, hint) for a key that does not exist. Suggests the nearest spelling in its section and the
+    same name in other sections (``optim.lr`` for ``train.lr``), or else the nearest spelling in any
+    section."""
     section, _, name = key.rpartition(".")
     here = _last_parts(section, known)
     near = [f"{section}.{match}".lstrip(".") for match in difflib.get_close_matches(name, here, n=1)]
@@ -322,7 +323,7 @@ def _unknown(key: str, known: Sequence[str]) -> tuple[str, str]:
 
 
 def _all_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a schema with its sections: ``train``, ``train.augment``, ``train.augment.flip``..."""
+    """Every key of a schema, with its section: ``train``, ``train.augment``, ``train.augment.flip``..."""
     keys = []
     for name, field in schema.model_fields.items():
         keys.append(prefix + name)
@@ -334,12 +335,12 @@ def _all_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _last_parts(section: str, known: Sequence[str]) -> list[str]:
-    """The keys within a section, without its name; the sections themselves for ``""``."""
+    """The keys of a section, without its name; the names of the sections for ``""``."""
     return sorted(key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section)
 
 
 def _nearest(word: str, options: Sequence[str], listed: bool = True) -> str:
-    """A hint: the option with the nearest spelling; without one, all options where ``listed``."""
+    """A hint: the option with the nearest spelling, or else all options if ``listed``."""
     near = difflib.get_close_matches(word, options, n=1)
     if near:
         return f"did you mean {near[0]}?"

@@ -1,4 +1,8 @@
-"""The schema of a run config: eight sections, every key with its default and its meaning."""
+"""The schema of a run config: every key with its default and its meaning.
+
+Names in parentheses, such as (tfr), are those of the template of NYCU Deep Learning Lab 4, here called the
+course.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from ..settings import Section
 
 
 def _expand_home(path: Path) -> Path:
-    """``~`` is the home folder here too: no shell has expanded it in a file."""
+    """Expand ``~``, which no shell has done for a path in a file."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -44,7 +48,7 @@ _USUAL = KINDS[DEFAULT]
 
 
 class DataConfig(Section):
-    """Which clips, at which size. What a kind has defaults of its own for is declared in data/kinds.py."""
+    """Which clips, at which size. Defaults that depend on the kind are declared in data/kinds.py."""
 
     kind: Annotated[str, BeforeValidator(_known_kind)] = DEFAULT
     """Kind of the data: ``dance`` (frames and label images in train/val/test folders), or ``robot``
@@ -58,14 +62,15 @@ class DataConfig(Section):
     n_past: Positive = _USUAL.n_past
     """True frames given at the start of a rollout. Each kind has its own default."""
     n_future: Positive | None = _USUAL.n_future
-    """Frames predicted in an evaluation; null: all that the clip has (val_vi_len - n_past). Each kind has its
-    own default."""
+    """Frames predicted in an evaluation; null: all frames of the clip (val_vi_len - n_past). Each kind has
+    its own default."""
     cuts: Literal["auto", "none"] = "auto"
-    """Find clip boundaries in the pictures, or take each folder as one clip. A clips.csv wins over both."""
+    """auto: find clip boundaries in the pictures. none: each folder is one clip. A clips.csv overrides
+    both."""
     partial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training frames used, from the start of the set (partial)."""
     train_frames: Annotated[int, Field(ge=2)] | None = None
-    """Use only so many frames of every training clip, from its start; all when unset."""
+    """Use only this many frames of every training clip, from its start; all when unset."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,67 +93,68 @@ class AugmentConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long and on what batches."""
+    """Length of the training, and its batches."""
 
     init: UserPath | None = None
     """Weights to start from: a run's checkpoint, or a course checkpoint (.ckpt) for the pose model."""
     epochs: Positive = 50
-    """Epochs; with steps_per_epoch the length that every schedule refers to."""
+    """Number of epochs. With steps_per_epoch it sets the length that every schedule refers to."""
     steps_per_epoch: Positive | None = None
-    """Optimiser steps an epoch; one pass over the windows (or over the frames, for pairs) when unset."""
+    """Optimiser steps per epoch; one pass over the windows (or over the frames, for pairs) when unset."""
     max_steps: Positive | None = None
-    """Stop after this many steps in all; no schedule knows of it."""
+    """Stop after this many steps in total. Schedules do not depend on it."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Stop after this many minutes of training in all, resumed time counted; no schedule knows of it."""
+    """Stop after this many minutes of training in total, including those before a resume. Schedules do not
+    depend on it."""
     batch_size: Positive = 2
-    """Windows (or pairs) a step, over all processes together."""
+    """Windows (or pairs) per step, over all processes together."""
     accumulate: Positive = 1
-    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory,
-    the same step (batch norm sees the parts one by one)."""
+    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory
+    for the same step (but batch norm computes its statistics in each part)."""
     window: Annotated[int, Field(ge=2)] = 16
-    """Frames a training window, given ones included (train_vi_len)."""
+    """Frames per training window, including the given ones (train_vi_len)."""
     stride: Positive | None = None
     """Distance between window starts; the window's length (no overlap) when unset."""
     sampling: Literal["windows", "pairs"] | None = None
     """windows: consecutive frames of a clip. pairs: the given frames come from anywhere in the clip and only
-    the frames to predict are consecutive, so that copying the given frame does not pay and the label must be
-    read. The model's own when unset (pairs for the reference model, else windows)."""
+    the frames to predict are consecutive, so that copying the given frame does not pay and the model must
+    use the label. When unset, the model's own choice (pairs for the reference model, else windows)."""
     shuffle: bool = True
     """Draw windows in random order with a random offset each epoch; the course template does neither. Without
-    it, an epoch of steps_per_epoch goes on where the last one stopped."""
+    it, an epoch of steps_per_epoch continues where the last one stopped."""
     save_every: Annotated[int, Field(ge=0)] = 0
-    """Keep a numbered checkpoint every so many epochs; 0 keeps last, previous and best only."""
+    """Epochs between numbered checkpoints; 0 keeps only last, previous and best."""
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
-    """Also save a checkpoint to resume from within long epochs, every so many minutes."""
+    """Minutes between checkpoints to resume from within long epochs."""
     log_every: Positive = 10
-    """Steps between two rows of steps.csv; losses are fetched from the device only then."""
+    """Steps between two rows of steps.csv; losses are copied from the device only then."""
     tensorboard: bool = False
-    """Also write what metrics.csv and steps.csv hold as TensorBoard files into RUN/tensorboard (the extra
-    ``tensorboard``)."""
+    """Also write the content of metrics.csv and steps.csv as TensorBoard files into RUN/tensorboard (needs
+    the extra ``tensorboard``)."""
     recon: Literal["mse", "l1", "optimal_sigma"] = "mse"
     """Reconstruction term of a frame: mean squared error, mean absolute error, or the Gaussian
     likelihood at its optimal sigma, log of the mean squared error / 2 (Rybkin et al. 2021)."""
     prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term: a model that
-    in training always sees the target through the posterior relies on z too much (hybrid objective, Sohn et
+    """Share of each batch whose z is drawn from the prior, as in prediction, without a KL term. A model that
+    always sees the target through the posterior in training relies on z too much (hybrid objective, Sohn et
     al. 2015). Rounded to whole rows of the batch. The other rows keep their ratio of reconstruction to KL."""
     time_reduction: Literal["sum", "mean"] = "sum"
-    """Sum (course) or mean of the steps' losses."""
+    """Sum (as in the course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the gradient over all parameters."""
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down. null: no limit."""
     kept_steps: Positive | None = None
-    """Time steps computed together whose inner results stay in memory; those of earlier ones are computed
-    again in the backward pass (activation checkpointing): a third more time, memory as for so many steps.
-    All are kept when unset. Batch norm: pooled statistics are then those of so many steps, and svg's running
-    ones count the first frame of every forced stretch twice."""
+    """Activation checkpointing: only this many time steps at once keep their intermediate results in memory;
+    all others are computed again in the backward pass. It costs about a third more time. All are kept when
+    unset. Batch norm: pooled statistics are then those of this many steps, and svg's running statistics count
+    the first frame of every forced group of steps twice."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which then is what is evaluated and kept."""
+    """Decay of an exponential moving average of the weights. The averaged weights are evaluated and saved."""
     fast_epochs: Annotated[int, Field(ge=0)] = 0
-    """The first so many epochs use only ``fast_partial`` of the windows (fast_train_epoch)."""
+    """This many epochs at the start use only ``fast_partial`` of the training frames (fast_train_epoch)."""
     fast_partial: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of the training frames in those epochs, from the start of the set (fast_partial)."""
     interpolate_every: Annotated[int, Field(ge=0)] = 0
-    """Blend the weights with the initial ones by their cosine similarity every so many epochs; 0: never."""
+    """Epochs between two blends of the weights with the initial ones by their cosine similarity; 0: never."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the training pictures."""
 
@@ -156,8 +162,8 @@ class TrainConfig(Section):
     def _consistent(self) -> TrainConfig:
         if self.interpolate_every and self.ema is not None:
             raise ValueError(
-                "interpolate_every: blends weights that train.ema would not evaluate: it keeps their average;"
-                " set one of the two"
+                "interpolate_every: blends the weights, but train.ema evaluates their moving average;"
+                " set only one of the two"
             )
         return self
 
@@ -175,27 +181,27 @@ class KLConfig(Section):
     cycles: Positive = 4
     """Number of cycles of ``cyclical``."""
     period: Annotated[float, Field(gt=0)] | None = None
-    """Length of a cycle (of the one ramp and hold, for monotonic) in units; overrides cycles."""
+    """Length of a cycle (for monotonic: the ramp's length divided by ratio) in units; overrides cycles."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of a cycle spent on its ramp."""
     ramp: Literal["linear", "cosine", "sigmoid"] = "linear"
     """Shape of the ramp."""
     unit: Literal["step", "epoch"] = "step"
-    """beta moves with every step, or stays for a whole epoch."""
+    """beta changes with every step, or stays the same for a whole epoch."""
     values: list[Annotated[float, Field(ge=0)]] | None = None
-    """beta of each epoch for ``values``."""
+    """beta of each epoch for schedule ``values``."""
     repeat_from: Annotated[int, Field(ge=0)] | None = None
-    """After the last of ``values``, start again at this index; when unset the last value is held."""
+    """Index in ``values`` to start again from after the last one; when unset the last value is held."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """Constant factor beside beta (SVG: 1e-4)."""
+    """Constant factor in addition to beta (SVG: 1e-4)."""
     reduction: Literal["sum", "mean", "pixel"] = "sum"
     """sum: nats per frame, over all latent dimensions (course). mean: nats per latent dimension. pixel: nats
     per frame divided by the number of pixel values C * H * W of a frame. The reconstruction term is per pixel
     too, so with pixel and weight 1 the loss is the negative evidence lower bound per pixel at every frame
-    size: exactly so for recon optimal_sigma; for mse that of a Gaussian decoder of variance 1/2, for l1 that
-    of a Laplace decoder of scale 1."""
+    size: of a Gaussian decoder with optimal variance for recon optimal_sigma, of a Gaussian decoder with
+    variance 1/2 for mse, of a Laplace decoder with scale 1 for l1."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """KL below so many nats per frame is not penalised (Kingma et al. 2016)."""
+    """KL below this many nats per frame is not penalised (Kingma et al. 2016)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> KLConfig:
@@ -209,24 +215,25 @@ class KLConfig(Section):
 
 
 class TeacherForcingConfig(Section):
-    """What a training step is fed: the true previous frame (forced) or the model's own prediction."""
+    """What a step is fed in training: the true previous frame (forced) or the model's own prediction."""
 
     ratio: Fraction = 0.0
-    """Ratio at the start (tfr)."""
+    """Initial ratio (tfr)."""
     decay_start: Annotated[int, Field(ge=0)] = 0
-    """First epoch at whose start the ratio has fallen (tfr_sde); epoch 0 always has the start ratio."""
+    """First epoch with a lower ratio (tfr_sde); epoch 0 always has the initial one."""
     decay: Fraction = 0.0
-    """Fall of the ratio at each decay (tfr_d_step)."""
+    """Amount by which the ratio falls each time (tfr_d_step)."""
     every: Positive = 1
     """The ratio falls only at epochs that are multiples of this number."""
     floor: Fraction = 0.0
-    """The ratio falls no lower; a ratio that starts below stays where it is."""
+    """The ratio does not fall below this; a ratio that starts below it does not change."""
     coin: Literal["epoch", "batch", "step"] = "epoch"
-    """The ratio is the chance of being forced; tossed once an epoch (course), a batch or a step."""
+    """The ratio is the chance of being forced, tossed once per epoch (as in the course), batch or time
+    step."""
     mode: Literal["replace", "blend"] = "replace"
     """Forced steps are fed the true frame, or the blend ratio * true + (1 - ratio) * predicted."""
     detach: Literal["off", "on", "unforced"] = "off"
-    """Stop gradients at the fed-back prediction: never, always, or only where no true frame is blended in."""
+    """Stop gradients at the fed-back prediction: never, always, or only in steps that are not forced."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of normal noise added to the fed-back frame, in units of the data range 1."""
 
@@ -244,21 +251,22 @@ class OptimConfig(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate (peak)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Averages of Adam and AdamW."""
+    """Decay rates of the moment estimates of Adam and AdamW."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay (decoupled for AdamW)."""
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
-    """constant; multistep: times gamma at each milestone; cosine: from lr to min_lr over all steps."""
+    """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
+    steps."""
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
-    """Epochs at which multistep falls."""
+    """Epochs at which multistep lowers the rate."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Factor of multistep."""
+    """Factor of multistep at each milestone."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Where cosine ends."""
+    """Final rate of cosine."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up from 0, for every schedule."""
+    """Steps of linear warm-up from 0, with any schedule."""
 
 
 class EvalConfig(Section):
@@ -267,36 +275,36 @@ class EvalConfig(Section):
     every: Annotated[int, Field(ge=0)] = 1
     """Epochs between validations during training; 0: only at the end."""
     frames: Positive | None = None
-    """Predicted frames of each clip in validations *during* training; all when unset."""
+    """Predicted frames of each clip in validations during training; all when unset."""
     clips: Positive | None = None
     """Clips in validations during training; all when unset."""
     samples: Positive = 1
-    """Samples a clip, with mean, best, worst and their spread reported."""
+    """Samples per clip; their mean, best, worst and spread are reported."""
     prior: Literal["sample", "mean"] = "sample"
     """z drawn from the prior, or its mean."""
     batch_size: Positive = 8
-    """Clips rolled out together."""
+    """Clips that are rolled out together."""
     chunk: Positive = 64
-    """Steps encoded together (parallel models: predicted together); bounds memory, never results."""
+    """Steps encoded together (in parallel models: predicted together). It affects memory, not results."""
     sample_strips: bool = True
     """Write a strip of truth, posterior reconstruction, rollout and label at every validation."""
 
 
 class RuntimeConfig(Section):
-    """The machine; nothing here changes what is computed beyond rounding."""
+    """The machine. Nothing here changes results beyond rounding."""
 
     device: str = "auto"
-    """auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    """auto (CUDA if there is one, else Apple's MPS, else CPU), cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32."""
     compile: Literal["off", "on", "auto"] = "off"
-    """torch.compile of the training step's model, which costs a minute or more before the first step. auto:
-    on CUDA, where the whole run has 5000 steps or more; on a CPU it gained nothing."""
+    """Use torch.compile in training, which takes a minute or more before the first step. auto: on CUDA, if
+    the whole run has 5000 steps or more. On a CPU it gained nothing."""
     graphs: bool = True
-    """On one CUDA device: record the training step as a CUDA graph, so that small batches do not wait for
-    Python to launch their kernels."""
+    """With a single CUDA device: record the training step as a CUDA graph, so that small batches do not wait
+    for Python to launch their kernels."""
     deterministic: bool = False
-    """Only deterministic kernels; slower on CUDA."""
+    """Use only deterministic kernels, which are slower on CUDA."""
     threads: Positive | None = None
     """CPU threads; PyTorch's choice when unset."""
 
@@ -311,7 +319,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     kl: KLConfig = KLConfig()
     teacher_forcing: TeacherForcingConfig | None = None
-    """Absent for models that predict all frames at once: it means nothing there."""
+    """None for models that predict all frames at once, where it has no meaning."""
     optim: OptimConfig = OptimConfig()
     eval: EvalConfig = EvalConfig()
     runtime: RuntimeConfig = RuntimeConfig()

@@ -10,14 +10,14 @@ import yaml
 from ..errors import UserError
 
 MAX_CHARACTERS = 2**18
-"""Longest config text that is read. The built-in ones have 3,000 characters."""
+"""Longest config text that is read. The built-in ones have about 3,000 characters."""
 
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the scalars of YAML 1.2 (``off`` is a word, ``1e-4`` is a number).
 
-    A key that is given twice is an error; plain YAML takes the last one without a word. Aliases are an
-    error too: a few lines of them can stand for gigabytes.
+    A key that is given twice is an error; PyYAML silently takes the last one. Aliases are an error too: a few
+    lines of them can expand to gigabytes.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -72,7 +72,7 @@ def parse_yaml(text: str, where: str) -> Any:
         where: the file or the override that the text is from, for the error message.
 
     Raises:
-        UserError: not YAML, a key given twice, an alias, a tag for anything but plain data, or too long.
+        UserError: not YAML, a key given twice, an alias, a tag for other than plain data, or too long.
     """
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{where}: longer than {MAX_CHARACTERS} characters", "is this a config file?")

@@ -1,7 +1,7 @@
-"""Data: any source is turned once into uint8 clips in a memory-mapped cache.
+"""Data: every source is converted once into uint8 clips in a memory-mapped cache.
 
 `load` opens a data set, `check` reports its faults. The kinds of data set are declared in `kinds`.
-Names are imported on first use, so that the declarations can be read without NumPy.
+Names are imported on first use, so that reading the declarations does not need NumPy.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The cache of decoded clips: plain ``.npy`` arrays, opened as read-only memory maps.
 
 An entry is a folder, named by its key, with one ``.npy`` file per array and a ``meta.json``. It is written
-under a temporary name and renamed when it is complete, so that readers see all of it or nothing. If two
-processes write the same key, the first wins. An entry that does not fit its ``meta.json`` is not used.
-Nothing is ever pickled. The cache does not know where clips come from.
+under a temporary name and renamed when it is complete, so that readers see either all of it or nothing. If
+two processes write the same key, the first wins. An entry that does not match its ``meta.json`` is not used.
+Nothing is pickled. The cache does not know where clips come from.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from .clip import Clip, VideoData
 FORMAT = 1
 """Part of every key: entries of another format are never opened."""
 UNUSED_DAYS = 30
-"""Entries that nobody has opened for so many days are removed when a new one is written."""
+"""Entries that nobody has opened for this many days are removed when a new one is written."""
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = re.compile(r"tmp-[0-9a-f]{8}-.*")
 _CHUNK = 16 * 1024 * 1024
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
-"""What a damaged entry raises. The remedy is always the same: make it again from the source."""
+"""Exceptions from a damaged entry. The remedy is always the same: make it again from the source."""
 
 
 class Rows(NamedTuple):
@@ -51,22 +51,23 @@ class Rows(NamedTuple):
 
 
 def folder() -> Path:
-    """Where entries live: ``clips`` below ``$CVAE_CACHE``, or below ``cvae`` in the user's cache folder."""
+    """The folder of all entries: ``clips`` below ``$CVAE_CACHE``, or below ``cvae`` in the user's cache
+    folder."""
     chosen = os.environ.get("CVAE_CACHE")
     return (Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("cvae")) / "clips"
 
 
 def make_key(*parts: object) -> str:
-    """The key of an entry that depends on ``parts`` (on their ``repr``) and on nothing else."""
+    """The key of an entry; it depends only on the ``repr`` of ``parts``."""
     return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def code_version(*modules: str) -> str:
-    """A digest of the modules' own text: for the keys of what they make.
+    """A digest of the modules' source code, for the keys of the entries that they make.
 
-    Entries that another version of a reader or a generator made are then not used, and there is no version
-    number to forget. Of a package every file counts. Nothing is imported but the packages above the modules.
+    Entries made by another version of a reader or a generator are then not used, and no version number can be
+    forgotten. For a package every file counts. Only the packages that contain the modules are imported.
     """
     total = hashlib.sha256()
     for module in modules:
@@ -81,11 +82,11 @@ def code_version(*modules: str) -> str:
 class Writer:
     """An entry that is being written: allocate arrays, fill them, name the clips in them.
 
-    A long conversion is made of parts, each an entry of its own. After an interruption the finished parts
-    are taken over (`adopt`) if ``resume`` is true.
+    A long conversion consists of parts, each an entry of its own. After an interruption, finished parts are
+    reused (`adopt`) if ``resume`` is true.
 
     Attributes:
-        source, warnings, summary, condition_parts: see `VideoData`; to be set before the entry is closed.
+        source, warnings, summary, condition_parts: see `VideoData`; set them before the entry is closed.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -99,7 +100,7 @@ class Writer:
         self.condition_parts: dict[str, slice] = {}
 
     def array(self, name: str, shape: Sequence[int], dtype: str = "uint8") -> npt.NDArray[Any]:
-        """A new array of zeros, mapped from a file of its own."""
+        """A new array of zeros, mapped from its own file."""
         with _explained(self._path):
             made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
         self._arrays[name] = made
@@ -111,7 +112,7 @@ class Writer:
         The file is not copied where the file system supports hard links.
 
         Raises:
-            CvaeError: there is no such entry, or no longer.
+            CvaeError: the entry does not exist, or no longer.
         """
         found = arrays(key)
         if found is None:
@@ -130,7 +131,7 @@ class Writer:
         return np.asarray(self._arrays[name])
 
     def release(self, name: str) -> None:
-        """Frees the memory that an array's pages take. Its contents stay in the file and can still be used.
+        """Frees the memory of an array's pages. Its contents stay in the file and can still be used.
 
         The system would take these pages back when it needs them, but until then they count as memory of
         this process, against its limits and in measurements.
@@ -140,7 +141,7 @@ class Writer:
             pages.madvise(mmap.MADV_DONTNEED)
 
     def clip(self, split: str, name: str, frames: Rows, condition: Rows) -> None:
-        """Adds a clip: which rows are its frames ``[T, C, H, W]`` and which its condition ``[N, ...]``."""
+        """Adds a clip: the rows of its frames ``[T, C, H, W]`` and of its condition ``[N, ...]``."""
         self._clips.append((split, name, frames, condition))
 
     def close(self) -> None:
@@ -161,8 +162,8 @@ class Writer:
         (self._path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def _fingerprint(self) -> str:
-        """Digest of the clips' contents: equal on every machine, whatever the files' times."""
-        total, held = hashlib.sha256(), 0
+        """Digest of the clips' contents: the same on every machine, independent of the files' times."""
+        total, mapped = hashlib.sha256(), 0
         for split, name, *parts in self._clips:
             for rows in parts:
                 made = self._arrays[rows.array]
@@ -172,22 +173,22 @@ class Writer:
                 step = max(1, _CHUNK // max(1, made[:1].nbytes))
                 for start in range(rows.start, rows.stop, step):
                     total.update(np.ascontiguousarray(made[start : min(start + step, rows.stop)]).data)
-                held += (rows.stop - rows.start) * made[:1].nbytes
-                if held > _CHUNK:
-                    held = 0
+                mapped += (rows.stop - rows.start) * made[:1].nbytes
+                if mapped > _CHUNK:
+                    mapped = 0
                     self.release(rows.array)
         return total.hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """Turns a failure to write into one line for people."""
+    """Turns a failure to write into a one-line error."""
     try:
         yield
     except OSError as error:
         raise CvaeError(
             f"{place}: the cache cannot be written there ({error.strerror})",
-            "set CVAE_CACHE to a folder of yours",
+            "set CVAE_CACHE to a folder that you can write to",
         ) from None
 
 
@@ -197,7 +198,8 @@ def writer(key: str, nbytes: int, resume: bool = False) -> Iterator[Writer]:
 
     Args:
         key: from `make_key`.
-        nbytes: size of the arrays. It is checked first, for a memory map on a full disk kills the process.
+        nbytes: size of the arrays. It is checked first, because a memory map on a full disk kills the
+            process.
         resume: see `Writer`.
 
     Raises:
@@ -223,11 +225,11 @@ def writer(key: str, nbytes: int, resume: bool = False) -> Iterator[Writer]:
         for part in entry.parts:
             shutil.rmtree(home / part, ignore_errors=True)
     finally:
-        shutil.rmtree(path, ignore_errors=True)  # gone already when it was renamed
+        shutil.rmtree(path, ignore_errors=True)  # does not exist if it was renamed
 
 
 def load(key: str) -> VideoData | None:
-    """Opens the entry ``key`` as read-only memory maps, or None where it is missing or damaged."""
+    """Opens the entry ``key`` as read-only memory maps; None if it is missing or damaged."""
     try:
         meta, found = _read(key)
         data = VideoData(_clips(meta["clips"], found), str(meta["source"]), str(meta["fingerprint"]))
@@ -236,13 +238,13 @@ def load(key: str) -> VideoData | None:
         data.condition_parts.update({str(name): slice(*at) for name, at in meta["condition_parts"].items()})
     except _DAMAGE:
         return None
-    with contextlib.suppress(OSError):  # a shared cache that may only be read
+    with contextlib.suppress(OSError):  # a shared cache may be read-only
         os.utime(folder() / key / "meta.json")
     return data
 
 
 def arrays(key: str) -> dict[str, npt.NDArray[Any]] | None:
-    """The entry's arrays by name, as read-only memory maps, or None where it is missing or damaged."""
+    """The entry's arrays by name, as read-only memory maps; None if it is missing or damaged."""
     try:
         return _read(key)[1]
     except _DAMAGE:
@@ -256,7 +258,7 @@ def store(
     warnings: Sequence[str] = (),
     condition_parts: Mapping[str, slice] | None = None,
 ) -> VideoData:
-    """Writes clips that are in memory and opens what was written. Arguments: see `VideoData`.
+    """Writes clips from memory and opens the new entry. Arguments: see `VideoData`.
 
     Raises:
         CvaeError: as `writer`.
@@ -285,7 +287,7 @@ def reopen(key: str) -> VideoData:
 
 
 def _vanished(key: str) -> CvaeError:
-    return CvaeError(f"{folder() / key}: the cache entry vanished while it was written", "start again")
+    return CvaeError(f"{folder() / key}: the cache entry disappeared while it was written", "start again")
 
 
 def _read(key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -326,7 +328,7 @@ def _publish(path: Path, final: Path) -> None:
 
 
 def _tidy(home: Path) -> None:
-    """Removes what killed processes left, after a day, and entries that nobody has opened for long."""
+    """Removes leftovers of killed processes after a day, and entries that nobody has opened for long."""
     now = time.time()
     for path in home.iterdir():
         temporary = _TEMPORARY.fullmatch(path.name) is not None

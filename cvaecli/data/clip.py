@@ -1,4 +1,4 @@
-"""Clips: the one shape that every data source is turned into."""
+"""Clips: the common form of all data."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ class Clip:
 
     @property
     def n_steps(self) -> int:
-        """Number of conditions: the longest video that can be predicted, given frames included."""
+        """Number of conditions: the length of the longest video that can be predicted, including given
+        frames."""
         return len(self.condition)
 
     def first(self, n: int) -> Clip:
-        """The clip's first ``n`` frames with their conditions; all of it where it is shorter."""
+        """The clip's first ``n`` frames with their conditions; the whole clip if it is shorter."""
         return Clip(self.name, self.frames[:n], self.condition[:n])
 
 
 def first_frames(lengths: Sequence[int], share: float) -> list[int]:
-    """How many frames of each clip are used when only the first ``share`` of all frames is.
+    """How many frames of each clip are used if only the first ``share`` of all frames is used.
 
     Args:
         lengths: number of frames of each clip, in order.
@@ -61,14 +62,14 @@ class VideoData:
     """A whole data set, decoded and resized.
 
     Attributes:
-        splits: ``train``, ``val`` and, where the source has one, ``test``; each a list of clips.
-        source: where it came from, one line for people.
+        splits: ``train``, ``val`` and, if the source has one, ``test``; each a list of clips.
+        source: where it came from, in one line.
         fingerprint: hex digest of the clips' names and contents; equal data give equal digests.
         warnings: what is odd but usable, one line each.
         summary: what the conversion of the source found, one line each.
-        converted: the source was converted just now; else it was in the cache.
-        condition_parts: which columns of a condition vector are which, by name: ``actions`` and
-            ``positions`` of a robot arm. Empty where conditions are label images.
+        converted: whether the source was converted just now instead of read from the cache.
+        condition_parts: the columns of each part of a condition vector: ``actions`` and ``positions`` of
+            a robot arm. Empty if conditions are label images.
     """
 
     splits: dict[str, Sequence[Clip]]

@@ -1,7 +1,7 @@
 """Pictures on disk: list the numbered ones of a folder, decode and resize them.
 
-Listing uses names, sizes and times and never opens a picture, so that a start from the cache is quick.
-Decoding trusts nothing about the file.
+Listing uses names, sizes and times and opens no picture, so that starting from the cache is quick. Decoding
+trusts nothing about the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 _NUMBER = re.compile(r"(?:frame[_-]?)?([0-9]{1,18})", re.IGNORECASE)
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
-"""What Pillow raises on damaged bytes: its decoders have no common exception."""
+"""Exceptions that Pillow raises on damaged bytes; its decoders have no common one."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,17 +40,17 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its EXIF orientation."""
+"""The transposition that makes a picture upright, by its EXIF orientation."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the text says why and what to do, without the file's name."""
+    """A picture that cannot be used. The text says why and what to do, without the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the data set as the directory shows it.
+    """A file of the data set, from its directory entry.
 
     ``name`` is relative to the data root, with forward slashes; ``size`` in bytes.
     """
@@ -62,7 +62,7 @@ class File:
 
 @dataclass
 class Listing:
-    """The numbered pictures of one folder in the order of their numbers, and what else was there."""
+    """The numbered pictures of one folder in order, with faults and warnings."""
 
     files: dict[int, File] = field(default_factory=dict)
     unusable: set[int] = field(default_factory=set)  # numbers whose file has a fault
@@ -76,7 +76,7 @@ def relative(path: Path, root: Path) -> str:
 
 
 def stays_inside(path: Path, root: Path) -> bool:
-    """Whether ``path`` lies below ``root`` when all links are followed."""
+    """Whether ``path`` lies below ``root`` after following all links."""
     try:
         return path.resolve(strict=True).is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a link to nothing, or to itself
@@ -84,14 +84,15 @@ def stays_inside(path: Path, root: Path) -> bool:
 
 
 def link_fault(path: Path, root: Path) -> str | None:
-    """A line if ``path`` is a link that leads out of ``root`` or nowhere, else None."""
+    """The fault if ``path`` is a link out of ``root`` or to nothing, else None."""
     if path.is_symlink() and not stays_inside(path, root):
-        return f"{relative(path, root)}: a link to nowhere or out of the data folder; put the real file there"
+        return f"{relative(path, root)}: a link to nothing or out of the data folder; put the real file there"
     return None
 
 
 def entries(folder: Path, root: Path, faults: list[str]) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name, without hidden files. A folder that cannot be read is a fault."""
+    """The entries of a folder, sorted by name, without hidden files. A folder that cannot be read is a
+    fault."""
     try:
         with os.scandir(folder) as found:
             return sorted(
@@ -132,7 +133,7 @@ def list_pictures(folder: Path, root: Path) -> Listing:
 
 
 def _stat(entry: os.DirEntry[str], name: str, root: Path) -> File | str:
-    """The file behind a directory entry, or the line that says why it cannot be one."""
+    """The file behind a directory entry, or the fault that makes it unusable."""
     if entry.is_symlink() and (fault := link_fault(Path(entry.path), root)):
         return fault
     try:
@@ -148,12 +149,12 @@ def decode(path: Path) -> Image.Image:
     """Decodes one PNG or JPEG completely.
 
     Returns:
-        An 8-bit RGB image, upright: turned and mirrored as its EXIF orientation says. Grey and palette
-        pictures are expanded, 16-bit ones reduced to 8 bits, and transparent ones laid on white, the
+        An upright 8-bit RGB image, turned and mirrored according to its EXIF orientation. Grey and palette
+        pictures are expanded, 16-bit ones are reduced to 8 bits, and transparent ones are drawn on white, the
         background of label images.
 
     Raises:
-        ImageError: the file is empty, cut short, damaged, not a picture, too large or animated.
+        ImageError: the file is empty, truncated, damaged, not a picture, too large or animated.
     """
     raw = _read(path)
     if raw.startswith(_PNG):
@@ -177,19 +178,19 @@ def decode(path: Path) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says it is to be seen.
+    """The picture, turned and mirrored according to its EXIF orientation.
 
-    Not `ImageOps.exif_transpose`: it also rewrites the EXIF data and fails where other entries are odd.
+    Not `ImageOps.exif_transpose`: it also rewrites the EXIF data and fails if other entries are invalid.
     """
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE:
-        return image  # EXIF data that cannot be read turn the picture in no other program either
+        return image  # no other program turns a picture with unreadable EXIF data either
     return image if turn is None else image.transpose(turn)
 
 
 def decode_into(path: Path, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """Decodes one picture into ``out`` (uint8 ``[3, H, W]``, RGB), resized where its size differs.
+    """Decodes one picture into ``out`` (uint8 ``[3, H, W]``, RGB), resized if its size differs.
 
     Returns:
         (width, height) of the picture in the file, upright.
@@ -210,7 +211,7 @@ def decode_into(path: Path, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def decode_all(jobs: Sequence[tuple[Path, npt.NDArray[np.uint8]]]) -> Iterator[tuple[int, int] | ImageError]:
-    """`decode_into` for many pictures at once. Gives each one's size, or what is wrong with it, in order.
+    """`decode_into` for many pictures at once. Yields each one's size or fault, in order.
 
     Threads suffice, because Pillow decodes without the interpreter's lock.
     """
@@ -225,7 +226,7 @@ def decode_all(jobs: Sequence[tuple[Path, npt.NDArray[np.uint8]]]) -> Iterator[t
     try:
         yield from pool.map(work, jobs)
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for thousands of pictures
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for thousands of pictures
 
 
 def _read(path: Path) -> bytes:

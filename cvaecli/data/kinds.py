@@ -1,7 +1,7 @@
 """The kinds of data set, each declared once: sizes, defaults, reader, built-in set.
 
-The config schema and the command line take their defaults and texts from `KINDS`, so this file imports
-nothing heavy. Readers and generators are named here and imported when a data set is opened.
+The config schema and the command line take their defaults and texts from `KINDS`, so this file must import
+quickly. Readers and generators are only named here; they are imported when a data set is opened.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ Progress = Callable[[int, int], None]
 
 
 class Source(Protocol):
-    """What a reader looks like: a data set on disk. Making one lists its files and decodes nothing."""
+    """The protocol of readers. A reader is a data set on disk; its constructor lists files and decodes
+    nothing."""
 
-    lends_val: ClassVar[bool]
-    """Whether clips of train serve as val where there is no val split."""
+    val_from_train: ClassVar[bool]
+    """Whether clips of train serve as val if there is no val split."""
     remedies: ClassVar[Mapping[str, str]]
-    """By split: what to do where it is needed and has no folder."""
+    """What to do if a split is needed and has no folder, by split."""
     files: list[File]
     """Every file that the clips depend on."""
 
@@ -37,7 +38,7 @@ class Source(Protocol):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether the folder ``root`` is clearly meant to be such a data set, complete or not."""
+        """Whether ``root`` clearly contains a data set of this kind, complete or not."""
 
     @property
     def report(self) -> Report:
@@ -45,7 +46,7 @@ class Source(Protocol):
 
     @property
     def splits(self) -> set[str]:
-        """The splits whose folder exists, good or not."""
+        """The splits whose folder exists, usable or not."""
 
     def nbytes(self, height: int, width: int) -> int:
         """Size of the decoded clips in bytes."""
@@ -60,18 +61,18 @@ class Source(Protocol):
             progress: called with (done, total).
 
         Returns:
-            Faults and warnings of the contents, and a summary. Where there are faults, here or in
-            ``report``, no clips are named.
+            Faults and warnings of the contents, and a summary. If there are faults, here or in ``report``,
+            no clips are named.
         """
 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """The synthetic data set of a kind, for everyone without data of their own.
+    """The synthetic data set of a kind, for use without any data of your own.
 
     Attributes:
         module: has ``generate(height, width, seed=...)`` and ``write(folder, height, width, ...)``.
-        frames: frames of a clip.
+        frames: number of frames of a clip.
         clips: number of clips by split.
         options: further arguments of ``write`` that ``cvae data synth`` offers.
     """
@@ -88,12 +89,12 @@ class Kind:
 
     Attributes:
         reader: ``module:class`` of a `Source`.
-        built_in: the data set that serves where ``data.root`` is not set.
-        height, width: usual frame size in pixels.
-        n_past: usual number of true frames given at the start of a rollout.
-        n_future: usual number of predicted frames; None: all that the clip has.
-        columns: of condition vectors: the usual columns' names, by part, in order. Empty where
-            conditions are label images. A data set may have others: see ``VideoData.condition_parts``.
+        built_in: the data set that is used if ``data.root`` is not set.
+        height, width: default frame size in pixels.
+        n_past: default number of true frames given at the start of a rollout.
+        n_future: default number of predicted frames; None: all frames of the clip.
+        columns: names of the usual columns of condition vectors, by part, in order. Empty if conditions
+            are label images. A data set may have other columns: see ``VideoData.condition_parts``.
     """
 
     reader: str
@@ -111,24 +112,24 @@ class Kind:
 
     @property
     def condition_parts(self) -> dict[str, slice]:
-        """Which of the usual columns of a condition vector are which, e.g. ``actions``: 0 to 4."""
+        """The columns of each part of a usual condition vector, e.g. ``actions``: 0 to 4."""
         return parts(self.columns)
 
     def source(self) -> type[Source]:
-        """The reader's class, imported now."""
+        """Import the reader's class."""
         module, _, name = self.reader.partition(":")
         reader: type[Source] = getattr(import_module(module), name)
         return reader
 
 
 def parts(columns: Mapping[str, Sequence[str]]) -> dict[str, slice]:
-    """Where each part of a condition vector lies, from the names of each part's columns, in order."""
+    """The columns of each part of a condition vector, from the names of each part's columns, in order."""
     ends = list(itertools.accumulate(map(len, columns.values()), initial=0))
     return {name: slice(*span) for name, span in zip(columns, itertools.pairwise(ends), strict=True)}
 
 
 DEFAULT = "dance"
-"""The kind where none is named."""
+"""The kind if none is named."""
 
 KINDS: dict[str, Kind] = {
     "dance": Kind(
@@ -152,4 +153,4 @@ KINDS: dict[str, Kind] = {
         columns={"actions": ("dx", "dy", "dz", "gripper"), "positions": ("x", "y", "z")},
     ),
 }
-"""Every kind by the name that ``data.kind`` takes. A new kind is one class and one entry here."""
+"""Every kind by its name in ``data.kind``. A new kind is one class and one entry here."""

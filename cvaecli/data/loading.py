@@ -1,4 +1,4 @@
-"""From a folder to clips: `load` for a run, `check` for people who prepare a data set."""
+"""Reads a folder into clips: `load` for a run, `check` for preparing a data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIN_FRAMES = 3
 
 
 class _Request(NamedTuple):
-    """Which data set, and how its frames are wanted."""
+    """A data set on disk, and the size and cuts of its clips."""
 
     root: Path
     kind: str
@@ -33,7 +33,7 @@ class _Request(NamedTuple):
         files = [(file.name, file.size, file.mtime_ns) for file in source.files]
         reader = KINDS[self.kind].reader.partition(":")[0]
         version = cache.code_version(reader, "cvaecli.data.images")
-        # The root counts too: archives can give different sets equal names, sizes and times.
+        # With the root: files from archives can have equal names, sizes and times in different sets.
         root = str(self.root.resolve())
         return cache.make_key(self.kind, version, root, files, self.height, self.width, self.cuts)
 
@@ -60,10 +60,10 @@ def load(
         width: frame width in pixels.
         cuts: ``auto`` finds clip boundaries in the pictures, ``none`` takes each folder as one clip.
         min_frames: shortest usable clip, or one number per split. Shorter clips are left out with a
-            warning. For a test sequence the number of conditions counts, not that of true frames.
-        train_frames: use only so many frames of every training clip, from its start; None: all.
-        need: splits that must have at least one usable clip. Other splits are given where they exist.
-        seed: of the synthetic set; nothing else is random.
+            warning. For a test sequence the number of conditions counts, not the number of true frames.
+        train_frames: use only this many frames of every training clip, from its start; None: all.
+        need: splits that must have at least one usable clip. Other splits are loaded if they exist.
+        seed: seed of the synthetic set; nothing else is random.
         progress: called with (done, total) while decoding.
 
     Returns:
@@ -102,11 +102,11 @@ def check(
     min_frames: int | Mapping[str, int] = MIN_FRAMES,
     progress: Progress | None = None,
 ) -> Report:
-    """Reads every picture of a data set, cached or not, and reports all that is wrong with it.
+    """Reads every picture of a data set, cached or not, and reports all its faults.
 
-    A set with test sequences only is good for prediction: that it cannot be trained on is a warning.
-    A good set is in the cache afterwards. Arguments as in `load`; what `load` raises is a fault here.
-    Height and width are the usual ones of ``kind`` when unset.
+    A set with only test sequences is usable for prediction; a warning says that it has no training data. A
+    usable set is in the cache afterwards. Arguments as in `load`; what `load` raises is a fault here. Height
+    and width default to those of ``kind``.
 
     Raises:
         UserError: an unknown ``kind`` or ``cuts``.
@@ -118,7 +118,7 @@ def check(
     except DataError as error:
         return Report(faults=error.faults)
     need: Sequence[str] = ("test",) if source.splits == {"test"} else ("train", "val")
-    if source.lends_val:
+    if source.val_from_train:
         need = [split for split in ("train", "val", "test") if split in source.splits]
     request = _Request(root, kind, height or KINDS[kind].height, width or KINDS[kind].width, cuts)
     source.report.faults = _all_faults(source, request, need)
@@ -134,7 +134,7 @@ def check(
 
 
 def kind_of(root: Path) -> str | None:
-    """The kind of the data set in a folder, a key of `KINDS`; None where that is not clear."""
+    """The kind of the data set in a folder, a key of `KINDS`; None if it is not clear."""
     if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):  # noqa: PTH112
         return None
     return next((name for name, kind in KINDS.items() if kind.source().recognises(root.resolve())), None)
@@ -147,7 +147,7 @@ def _refuse_unknown(kind: str, cuts: str) -> None:
 
 
 def _opened(request: _Request, need: Sequence[str], progress: Progress | None) -> VideoData:
-    """The data set on disk, from the cache where it is there."""
+    """The data set on disk, from the cache if possible."""
     source = _open(request.root, request.kind)
     source.report.faults = _all_faults(source, request, need)
     key = request.key(source)
@@ -160,7 +160,7 @@ def _opened(request: _Request, need: Sequence[str], progress: Progress | None) -
 
 
 def _open(root: Path, kind: str) -> Source:
-    # os.path, because Path raises where a folder above may not be entered.
+    # os.path, because Path raises if a parent folder may not be entered.
     fault = "this is a file" if os.path.exists(root) else "the folder does not exist"  # noqa: PTH110
     if os.path.isdir(root):  # noqa: PTH112
         fault = "" if os.access(root, os.R_OK | os.X_OK) else "the folder cannot be opened"
@@ -170,26 +170,27 @@ def _open(root: Path, kind: str) -> Source:
 
 
 def _all_faults(source: Source, request: _Request, need: Sequence[str]) -> list[str]:
-    """The listing's faults and the missing splits, or one line where the set is clearly of another kind."""
-    borrowed = {"val"} if source.lends_val and "train" in source.splits else set()
+    """The listing's faults and the missing splits, or a single fault if the set is clearly of another
+    kind."""
+    from_train = {"val"} if source.val_from_train and "train" in source.splits else set()
     faults = source.report.faults + [
         f"{split}: the {split} folder does not exist; {source.remedies[split]}"
         for split in need
-        if source.splits and split not in source.splits | borrowed
+        if source.splits and split not in source.splits | from_train
     ]
     other = kind_of(request.root) if faults else None
     if other in (None, request.kind):
         return faults
     return [
-        f"{request.root}: a {other} set, read as {request.kind}; train with a config of data.kind: {other}, "
-        f"check with --kind {other}"
+        f"{request.root}: a {other} set, read as {request.kind}; train with a config that has "
+        f"data.kind: {other}, check with --kind {other}"
     ]
 
 
 def _write(
     source: Source, request: _Request, key: str, progress: Progress | None, resume: bool = False
 ) -> Report:
-    """Converts the source into the cache. Raises `DataError` with all faults, the listing's included."""
+    """Converts the source into the cache. Raises `DataError` with all faults, including the listing's."""
     size = request.height, request.width
     with cache.writer(key, source.nbytes(*size), resume) as entry:
         found = source.convert(entry, request.cuts, *size, progress)
@@ -215,7 +216,7 @@ def _shortest(min_frames: int | Mapping[str, int], split: str) -> int:
 def _usable(
     data: VideoData, min_frames: int | Mapping[str, int], need: Sequence[str], where: str
 ) -> VideoData:
-    """Leaves out clips that are too short. Raises `DataError` where a needed split keeps none."""
+    """Leaves out clips that are too short. Raises `DataError` if a needed split has none left."""
     splits: dict[str, Sequence[Clip]] = {}
     warnings, faults = list(data.warnings), []
     for split, clips in data.splits.items():
@@ -242,7 +243,7 @@ def _usable(
 
 
 def _built_in(kind: str, height: int, width: int, seed: int) -> VideoData:
-    """The synthetic set. Its generator is imported only where the set is not in the cache."""
+    """The synthetic set. Its generator is imported only if the set is not in the cache."""
     declared = KINDS[kind].built_in
     version = cache.code_version(declared.module)
     key = cache.make_key("synthetic", version, declared.frames, dict(declared.clips), height, width, seed)

@@ -1,4 +1,4 @@
-"""What is wrong or odd with a data set, in lines for people."""
+"""Faults and warnings about a data set, as readable lines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Sizes = Counter[tuple[int, int]]
-"""How often each (width, height) occurs among pictures."""
+"""The number of pictures of each (width, height)."""
 
 LISTED = 20
-"""Lines of one kind that are written out; further ones are only counted."""
+"""Number of lines of one kind that are written out; further ones are only counted."""
 SIZES_NAMED = 3
 STRETCH = 0.05
 """Pictures whose proportions change by less than this share are not reported as stretched."""
@@ -24,7 +24,7 @@ class Report:
     Attributes:
         faults: what makes it unusable, one line each, with the file and the remedy.
         warnings: what is odd but usable, one line each.
-        summary: what it holds, a line or two per split.
+        summary: its contents, one or two lines per split.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Report:
 
 
 def capped(lines: Sequence[str], where: str) -> list[str]:
-    """At most ``LISTED`` of ``lines``, then a line that counts the rest."""
+    """The first ``LISTED`` of ``lines``, then a line that counts the others."""
     if len(lines) <= LISTED:
         return list(lines)
     return [*lines[:LISTED], f"{where}: and {len(lines) - LISTED} more like these"]
@@ -58,10 +58,10 @@ def spans(numbers: Sequence[int], step: int = 1) -> str:
 
 
 def size_warnings(sizes: Mapping[str, Sizes], height: int, width: int) -> list[str]:
-    """Lines for pictures of different sizes, and for those that are stretched to ``height`` x ``width``.
+    """Warnings about pictures of different sizes, and about those stretched to ``height`` x ``width``.
 
     Args:
-        sizes: by split or sequence, the sizes of its frames in the files; each has at least one.
+        sizes: sizes of the frames in the files, by split or sequence; each has at least one.
         height, width: frame size after resizing, in pixels.
     """
     lines = []

@@ -40,12 +40,12 @@ class WeightAverage:
 
 @torch.no_grad()
 def interpolate(model: nn.Module, initial: dict[str, Tensor]) -> None:
-    """Blend every weight tensor with its initial value: the more its direction has changed, the more of the
-    initial value (after Model Stock, Jang et al. 2024).
+    """Blend every weight tensor with its initial value. The more its direction has changed, the larger the
+    share of the initial value (after Model Stock, Jang et al. 2024).
 
     ``w <- alpha w + (1 - alpha) w_0`` with ``alpha = 2 cos / (1 + cos)`` and cos the cosine similarity of the
-    tensor with its initial value, clamped to [0, 1]: towards -1 alpha would grow without bound. Buffers are
-    left as they are, and tensors that start as zeros, whose cosine is undefined.
+    tensor with its initial value, clamped to [0, 1]: towards -1 alpha would grow without bound. Buffers do
+    not change, nor do tensors that start as zeros, whose cosine is undefined.
 
     Args:
         initial: the weights before training, by parameter name.

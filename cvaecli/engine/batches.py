@@ -37,8 +37,8 @@ def to_float(values: Tensor) -> Tensor:
 class Frames:
     """The training frames: on the device when they fit, otherwise read from the memory map.
 
-    The set may be larger than memory: what is read stays in the system's page cache as long as there is room.
-    It counts as shared memory, not as this process's own.
+    The set may be larger than memory: what was read stays in the system's page cache as long as there is
+    room. It counts as shared memory, not as this process's own.
     """
 
     def __init__(self, clips: Sequence[Clip], device: Device) -> None:
@@ -55,7 +55,8 @@ class Frames:
             self._condition = torch.from_numpy(condition).to(self._device)
 
     def batches(self, rows: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-        """Frames ``frame [B, T]`` of the clips ``clip [B]`` (both int64 on the CPU) for each of ``rows``.
+        """A batch for each item of ``rows``: the frames ``frame [B, T]`` of the clips ``clip [B]`` (both
+        int64 on the CPU).
 
         Frames that are not resident are read in a thread, a few batches ahead of the one in use.
         """
@@ -63,11 +64,11 @@ class Frames:
             yield from (self.gather(*row) for row in rows)
         elif self._device.type == "cpu":
             yield from ahead(self.gather(*row) for row in rows)
-        else:  # bytes are read in the thread; this thread copies them to the device and converts them there
+        else:  # the other thread reads bytes; this one copies them to the device and converts them there
             yield from map(self._on_device, ahead(self._read(*row) for row in rows))
 
     def gather(self, clip: Tensor, frame: Tensor) -> Batch:
-        """One batch of ``batches``."""
+        """One batch, see ``batches``."""
         if not self.resident:
             return self._on_device(self._read(clip, frame))
         index = (torch.from_numpy(self._starts)[clip][:, None] + frame).to(self._device)
@@ -78,7 +79,7 @@ class Frames:
         return Batch(frames, condition)
 
     def _read(self, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames and conditions as the memory map has them, copied into the host's memory."""
+        """Frames and conditions as stored in the memory map, copied into the host's memory."""
         chosen = [self._clips[c] for c in clip.tolist()]
         frames = self._gathered([one.frames for one in chosen], frame)
         return frames, self._gathered([one.condition for one in chosen], frame)
@@ -96,19 +97,19 @@ def _free_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     try:
         free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        # Each process of this machine keeps its own copy.
+        # Each process on this machine keeps its own copy.
         return free / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     except (ValueError, OSError, AttributeError):
-        return 4e9  # this system does not say: assume a small machine
+        return 4e9  # unknown on this system: assume a small machine
 
 
 class Sampler:
     """Draws the batches of an epoch.
 
-    ``windows``: runs of ``window`` consecutive frames, their starts ``stride`` apart; shuffled, each start
-    also moves forward at random by less than a stride. ``pairs``: the given frames are drawn from the whole
-    clip at random and only the others are consecutive; a ``window`` of 2 is one pair.
-    The frames of a row are of one clip. The last incomplete batch is dropped.
+    ``windows``: runs of ``window`` consecutive frames that start ``stride`` apart. With shuffling each start
+    also moves forward by a random amount below the stride. ``pairs``: the given frames are drawn at random
+    from the whole clip and only the others are consecutive; a ``window`` of 2 is one pair.
+    All frames of a row come from one clip. The last incomplete batch is dropped.
     """
 
     def __init__(
@@ -127,8 +128,10 @@ class Sampler:
             UserError: too few frames for one batch.
         """
         self._train, self._seed = train, seed
-        self._anywhere = n_past if sampling == "pairs" else 0  # frames of a row from anywhere in the clip
-        self._run = train.window - self._anywhere  # consecutive frames of a row
+        self._anywhere = (
+            n_past if sampling == "pairs" else 0
+        )  # number of frames of a row drawn from anywhere in the clip
+        self._run = train.window - self._anywhere  # number of consecutive frames of a row
         self._all = self._places(first_frames(lengths, partial))
         fast = partial * train.fast_partial
         self._fast = self._places(first_frames(lengths, fast)) if train.fast_epochs else self._all
@@ -173,8 +176,8 @@ class Sampler:
     def _order(self, n: int, epoch: int, count: int) -> np.ndarray:
         """Which of ``n`` places the ``count`` rows of an epoch take, pass after pass.
 
-        Shuffled, each pass of each epoch has an order of its own. Unshuffled, an epoch of ``steps_per_epoch``
-        goes on where the last one stopped; the first epoch and the first after the fast ones begin at 0.
+        With shuffling each pass of each epoch has its own order. Without it an epoch of ``steps_per_epoch``
+        continues where the last one stopped; the first epoch and the first after the fast ones begin at 0.
         """
         if self._train.shuffle:
             passes = range(-(-count // n))
@@ -209,7 +212,7 @@ def batches(
     """The batches of an epoch from number ``first`` on, gathered and augmented.
 
     Args:
-        rows: only these rows of every batch; all when unset. A row is the same either way.
+        rows: only these rows of every batch; all when unset. The rows themselves are the same.
     """
     mine = slice(None) if rows is None else rows
     chosen = ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
@@ -229,17 +232,18 @@ def augment(
     rows: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Flip, shift and zoom pictures: one random change a sample, the same for its frames and label images.
+    """Flip, shift and zoom pictures: one random change per sample, the same for its frames and label images.
 
     Args:
         frames: ``[B, T, C, H, W]`` in [0, 1].
-        condition: label images ``[B, T, C', H, W]``, changed alike; anything where nothing is configured.
+        condition: label images ``[B, T, C', H, W]``, changed in the same way; any tensor if no augmentation
+            is configured.
         generator: on the CPU; the draws do not depend on the device.
-        rows: the samples' numbers in a batch of ``batch_size``, where they are not a whole batch: each is
-            changed as it is in the whole batch.
+        rows: the samples' numbers in a batch of ``batch_size``, if they are not a whole batch. Each is
+            changed as it would be in the whole batch.
 
     Returns:
-        The changed frames and condition; the same tensors where nothing is configured.
+        The changed frames and condition; the same tensors if no augmentation is configured.
     """
     if not _wanted(config):
         return frames, condition
@@ -259,10 +263,10 @@ def augment(
 
 
 def check_augmentation(config: AugmentConfig, clips: Sequence[Clip]) -> None:
-    """Refuse what would change the pictures and leave their conditions as they are.
+    """Refuse augmentations that would change the pictures but not their conditions.
 
     Raises:
-        UserError: an augmentation is wanted and the clips' conditions are vectors.
+        UserError: an augmentation is configured and the clips' conditions are vectors.
     """
     if (wanted := _wanted(config)) and clips[0].condition.ndim == 2:
         keys = ", ".join(f"train.augment.{name}" for name in wanted)

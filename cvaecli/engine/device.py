@@ -1,4 +1,4 @@
-"""The device a run computes on: which one, in which precision, compiled or not, what it keeps in memory."""
+"""The device of a run: its choice, precision, compilation, and what stays in memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 T = TypeVar("T")
 
 COMPILING_PAYS = 5000
-"""Steps of a run on CUDA from which compiling, which takes a minute or two, is taken to pay: a choice, not a
-measurement. On a CPU a compiled step of the course architecture was as fast as a plain one, after 87 s of
+"""Number of steps from which compiling, which takes a minute or two, is assumed to pay on CUDA: a choice, not
+a measurement. On a CPU a compiled step of the course architecture was as fast as a plain one, after 87 s of
 compiling."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h; a threshold of -1 is "never"
@@ -47,21 +47,22 @@ class Device:
         return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def synchronize(self) -> None:
-        """Wait until all queued work is done; for clocks and for errors that surface late."""
+        """Wait until all queued work is done: for timing, and for errors that surface late."""
         if self.torch.type == "cuda":
             torch.cuda.synchronize(self.torch)
         elif self.torch.type == "mps":
             torch.mps.synchronize()
 
     def place(self, model: Model) -> Model:
-        """Move a model here, convolution weights channels-last: faster on every device tried."""
+        """Move a model here, with convolution weights channels-last, which was faster on every device
+        tried."""
         return model.to(self.torch).to(memory_format=torch.channels_last)
 
     def for_inference(self, model: Model) -> Model:
         """The model, or under bf16 a copy whose convolutions hold their weights in bf16.
 
-        The numbers are the same: autocast would cast the weights too, but again at every step. The model
-        given stays as it is, so that training can go on with it.
+        The results are the same: autocast would cast the weights too, but at every step. The given model
+        does not change, so that training can continue with it.
         """
         if not self.bf16:
             return model
@@ -73,7 +74,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """For people: the accelerator's or processor's name."""
+        """The accelerator's or processor's name, for display."""
         if self.torch.type == "cuda":
             return torch.cuda.get_device_name(self.torch)
         threads = f", {torch.get_num_threads()} threads" if self.torch.type == "cpu" else ""
@@ -150,7 +151,7 @@ def _has_bf16_units(device: torch.device) -> bool:
 
 
 class _Compiled:
-    """The parts of a model that a training step calls, compiled. Copies of the model stay plain."""
+    """The methods of a model that a training step calls, compiled. Copies of the model are not compiled."""
 
     def __init__(self, model: VideoCVAE) -> None:
         self.parallel, self.buffers = model.parallel, model.buffers
@@ -162,7 +163,7 @@ def compiled(model: VideoCVAE, runtime: RuntimeConfig, device: Device, total_ste
     """The model for training steps, compiled where ``runtime.compile`` says so.
 
     Args:
-        total_steps: of the whole run, so that a resumed run decides alike.
+        total_steps: steps of the whole run, so that a resumed run makes the same choice.
     """
     pays = device.torch.type == "cuda" and total_steps >= COMPILING_PAYS
     if runtime.compile == "on" or (runtime.compile == "auto" and pays):
@@ -174,11 +175,11 @@ def compiled(model: VideoCVAE, runtime: RuntimeConfig, device: Device, total_ste
 
 
 def recomputed(model: VideoCVAE, function: Callable[..., T], *arguments: Any) -> T:
-    """``function(*arguments)``, run again in the backward pass instead of keeping its inner results (Chen et
-    al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+    """``function(*arguments)``, run again in the backward pass instead of keeping its intermediate results
+    (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 
     Args:
-        model: what ``function`` computes with; only the first run updates its running statistics.
+        model: the model that ``function`` uses; only the first run updates its running statistics.
         function: draws no random numbers.
     """
 
@@ -193,7 +194,7 @@ def recomputed(model: VideoCVAE, function: Callable[..., T], *arguments: Any) ->
 
 @contextlib.contextmanager
 def _buffers_restored(model: VideoCVAE) -> Iterator[None]:
-    """The model's buffers are after the context what they were before it."""
+    """Restore the model's buffers at the end of the context."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

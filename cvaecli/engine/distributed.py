@@ -1,8 +1,8 @@
-"""One training in several processes: which one this is, what they add up, what they decide together.
+"""One training in several processes: their ranks, what they add up, what they decide together.
 
 A step is the same whatever the number of processes: each computes its rows of the global batch, and
 DistributedDataParallel adds up the gradients. PyTorch's launcher starts the processes and gives each its
-number in the environment. A process started by hand is alone, and then nothing here has an effect.
+number in the environment. A process started without the launcher is alone; then nothing here has an effect.
 
 Decisions (a stop, an error) go through a gloo group of their own on the CPU, so that they wait for no device.
 """
@@ -28,7 +28,7 @@ from ..errors import CvaeError, ReportedElsewhereError, UserError
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(hours=12)
-"""How long processes wait for each other where one may work alone: decoding, a validation."""
+"""How long processes wait for one that works alone: decoding data, or validating."""
 
 AGREE_EVERY = 1.0
 """Seconds between two agreements of several processes within an epoch."""
@@ -39,8 +39,8 @@ class World:
     """The processes of a training, seen from one of them.
 
     Attributes:
-        rank: this process's number; the process with number 0 leads.
-        size: how many processes there are.
+        rank: this process's number; process 0 leads.
+        size: the number of processes.
         local_rank: this process's number on its machine.
         decisions: the group that ``greatest``, ``agreeing``, ``once`` and ``gather`` use; None when alone.
     """
@@ -60,7 +60,7 @@ class World:
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as DistributedDataParallel; the module itself when alone.
 
-        Every parameter has to take part in every step. Buffers are not exchanged: batch norm computes the
+        Every parameter must take part in every step. Buffers are not exchanged: batch norm computes the
         statistics of all rows on every process (``models.layers.BatchNorm``).
         """
         if self.size == 1:
@@ -72,8 +72,8 @@ class World:
         return DistributedDataParallel(module, **settings)
 
     def accumulating(self, module: nn.Module, more: bool) -> contextlib.AbstractContextManager[Any]:
-        """The context of a backward pass. While ``more`` parts of the step follow, gradients add up in this
-        process and are not exchanged."""
+        """The context of a backward pass. If ``more`` parts of the step follow, gradients add up in this
+        process and are not exchanged yet."""
         if more and isinstance(module, DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()
@@ -87,7 +87,7 @@ class World:
     # --- deciding ---------------------------------------------------------------------------------
 
     def greatest(self, *values: float) -> list[float]:
-        """The greatest of every value over the processes, known to all."""
+        """The maximum of each value over the processes; all processes get it."""
         if self.size == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
@@ -96,8 +96,8 @@ class World:
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[None]:
-        """For work that all must have done before any goes on. A ``CvaeError`` in one process is raised in
-        all: in the first as it is, in the others as ``ReportedElsewhereError``."""
+        """All processes finish the block before any continues. A ``CvaeError`` in one is raised in all: as it
+        is in the first process, as ``ReportedElsewhereError`` in the others."""
         if self.size == 1:
             yield
             return
@@ -112,10 +112,10 @@ class World:
             if found is not None:
                 if rank > 0:  # the first process, which reports it, has no error of its own
                     found.message = f"process {rank}: {found.message}"
-                raise self.told_once(found)
+                raise self.reported_once(found)
 
-    def told_once(self, error: CvaeError) -> CvaeError:
-        """For an error that all processes raise: only the first one reports it, the others end silently."""
+    def reported_once(self, error: CvaeError) -> CvaeError:
+        """The error to raise in this process when all raise it: only the first reports it."""
         return error if self.leads else ReportedElsewhereError(error.exit_code)
 
     def once(self, make: Callable[[], T]) -> T:
@@ -143,10 +143,10 @@ ALONE = World()
 
 class Agreement:
     """What the processes of a training must decide together between steps: how much time counts as spent,
-    and whether to stop. Several processes agree about once in ``AGREE_EVERY`` seconds.
+    and whether to stop. Several processes agree about every ``AGREE_EVERY`` seconds.
 
     Attributes:
-        seconds: of training, as last agreed; the same in all processes.
+        seconds: seconds of training, as last agreed; the same in all processes.
     """
 
     def __init__(self, world: World) -> None:
@@ -154,7 +154,7 @@ class Agreement:
         self.restart(0, 0.0)
 
     def restart(self, step: int, seconds: float) -> None:
-        """Go on after ``step`` steps and so many seconds of training."""
+        """Continue after ``step`` steps and ``seconds`` seconds of training."""
         self.seconds, self._since = seconds, 0.0
         self._next_step, self._last = step, (step, time.perf_counter())
 
@@ -164,7 +164,7 @@ class Agreement:
 
     @property
     def total_seconds(self) -> float:
-        """Of training, this process's time since the last agreement included."""
+        """Seconds of training, including this process's time since the last agreement."""
         return self.seconds + self._since
 
     def due(self, step: int) -> bool:
@@ -228,7 +228,8 @@ def _take_device(name: str, local_rank: int) -> bool:
         )
     if here > found:
         raise UserError(
-            f"{here} processes on this machine, which has {found} GPUs", "one process a GPU; lower the number"
+            f"{here} processes on this machine, which has {found} GPUs",
+            "at most one process per GPU; lower the number",
         )
     torch.cuda.set_device(local_rank)
     return True

@@ -25,7 +25,7 @@ from .rollout import Noise, prior_noise, rollout
 T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
-"""``progress(done, total)`` in frames, each counted once a pass (rollouts, one step, posterior)."""
+"""``progress(done, total)`` in frames, each counted once per pass (rollouts, one step, posterior)."""
 
 STRIP_COLUMNS = 10
 
@@ -48,22 +48,22 @@ class ClipScore:
     psnr_one_step: np.ndarray  # [n] dB
     ssim_one_step: np.ndarray | None  # [n]
     psnr_posterior: np.ndarray  # [n] dB
-    not_finite: np.ndarray  # [samples, n] 1 where the rollout's frame holds a NaN or an infinity
+    not_finite: np.ndarray  # [samples, n] 1 if the rollout's frame contains a NaN or an infinity
     recon: np.ndarray  # [samples, n] reconstruction term of the rollout, in the training loss's unit
     kl: np.ndarray  # [n] nats
     repeat_last_past: np.ndarray  # [n] dB
     mean_frame: np.ndarray  # [n] dB
     diversity: np.ndarray | None = None
     """[n] standard deviation over the samples, mean over channels and pixels, in units of the data range
-    1; None where there is one sample."""
+    1; None if there is only one sample."""
     strip: dict[str, np.ndarray] = field(default_factory=dict)
-    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, posterior, rollout (sample 0), with several
-    samples the best one and, if it is a picture, condition."""
+    """Evenly spaced frames, uint8 ``[K, H, W, C]``: truth, posterior, rollout (sample 0), the best sample if
+    there are several, and the condition if it is a picture."""
     strip_frames: list[int] = field(default_factory=list)
 
     @property
     def nan_frames(self) -> int:
-        """How many frames of the rollouts, of all samples together, hold a NaN or an infinity."""
+        """Number of rollout frames, over all samples, that contain a NaN or an infinity."""
         return int(self.not_finite.sum())
 
     @property
@@ -72,8 +72,8 @@ class ClipScore:
         return int(self.psnr.mean(1).argmax())
 
     def extremes(self, name: str) -> tuple[Any, Any]:
-        """``[n]`` each: the curve ``psnr`` or ``ssim`` of the samples with its highest and lowest mean; None
-        twice where there is no such curve."""
+        """The curves ``psnr`` or ``ssim`` of the samples with the highest and the lowest mean, ``[n]`` each;
+        (None, None) if there is no such curve."""
         curves: np.ndarray | None = getattr(self, name)
         if curves is None:
             return None, None
@@ -81,7 +81,7 @@ class ClipScore:
         return curves[means.argmax()], curves[means.argmin()]
 
     def curves(self) -> dict[str, np.ndarray | None]:
-        """The columns of ``per_frame.csv``, ``[n]`` each; those of the rollout are means over the samples."""
+        """The columns of ``per_frame.csv``, ``[n]`` each; the rollout's are means over the samples."""
         psnr, ssim = self.extremes("psnr"), self.extremes("ssim")
         return {
             "psnr": self.psnr.mean(0),
@@ -123,7 +123,7 @@ class Evaluation:
     clips: list[ClipScore]
 
     def _mean(self, value: Callable[[ClipScore], Any]) -> float | None:
-        """The data set's number of a curve; None where a clip does not have it."""
+        """The data set's number for a curve; None if a clip does not have the curve."""
         curves = [value(clip) for clip in self.clips]
         if any(curve is None for curve in curves):
             return None
@@ -174,7 +174,7 @@ class Evaluation:
 
 
 def predicted_frames(clip: Clip, n_past: int, *limits: int | None) -> int:
-    """How many frames of a clip an evaluation predicts: all that have a truth, or the smallest limit."""
+    """How many frames of a clip an evaluation predicts: all that have a true frame, up to the limits."""
     return min([clip.n_frames - n_past, *(limit for limit in limits if limit is not None)])
 
 
@@ -191,14 +191,14 @@ def evaluate(
     with_ssim: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score the clips that have a true frame to predict.
+    """Score the clips that have true frames to predict.
 
     Args:
         model: on the device; put into evaluation mode here and back afterwards (batch norm uses its
             running statistics).
-        clips: of one frame size.
-        n_future: predict at most so many frames of each clip.
-        seed: of the prior's noise.
+        clips: all of one frame size.
+        n_future: predict at most this many frames of each clip.
+        seed: seed of the prior's noise.
         recon: kind of the reconstruction term, see ``objective.reconstruction``.
     """
     usable = [clip for clip in clips if clip.n_frames > n_past]
@@ -217,19 +217,19 @@ def evaluate(
     try:
         setup = _Setup(device.for_inference(model), device, config, n_past, seed, recon, with_ssim, advance)
         for group in neighbours(usable, lambda c: predicted_frames(c, n_past, n_future), config.batch_size):
-            scores += _Group(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
+            scores += _ClipGroup(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
     finally:
         model.train(was_training)
     return Evaluation(scores)
 
 
-def share(clips: Sequence[Clip], n_past: int, world: World) -> list[Clip]:
-    """The clips that this process has to score, of those that have a true frame to predict."""
+def clips_of_process(clips: Sequence[Clip], n_past: int, world: World) -> list[Clip]:
+    """The clips that this process scores, among those that have true frames to predict."""
     return [clip for clip in clips if clip.n_frames > n_past][world.rank :: world.size]
 
 
-def together(mine: Evaluation, world: World) -> Evaluation | None:
-    """The scores of all processes' ``share`` in the order of the clips, in the first process; else None."""
+def gathered(mine: Evaluation, world: World) -> Evaluation | None:
+    """The scores of all processes in the order of the clips, in the first process; None in the others."""
     parts = world.gather(mine.clips)
     if parts is None:
         return None
@@ -237,9 +237,9 @@ def together(mine: Evaluation, world: World) -> Evaluation | None:
 
 
 def neighbours(items: Iterable[T], length: Callable[[T], int], size: int) -> Iterator[list[T]]:
-    """Neighbouring items of equal length, at most ``size`` together."""
-    for _, alike in itertools.groupby(items, length):
-        run = list(alike)
+    """Groups of at most ``size`` consecutive items of equal length."""
+    for _, equal in itertools.groupby(items, length):
+        run = list(equal)
         yield from (run[k : k + size] for k in range(0, len(run), size))
 
 
@@ -256,9 +256,9 @@ class _Setup(NamedTuple):
     advance: Callable[[int], None]
 
 
-class _Group:
-    """Clips of ``n`` predicted frames each, scored together: piece by piece, so that memory does not grow
-    with their length."""
+class _ClipGroup:
+    """Clips of ``n`` predicted frames each, scored together. They are scored piece by piece, so that memory
+    does not grow with their length."""
 
     def __init__(self, setup: _Setup, clips: list[Clip], n: int) -> None:
         self.setup, self.clips, self.n, self.n_past = setup, clips, n, setup.n_past
@@ -290,10 +290,10 @@ class _Group:
     def scores(self) -> list[ClipScore]:
         """The clips' scores, in their order."""
         rollouts, diversity = self._rollouts()
-        posterior = self._true_frames_fed(posterior=True)
-        # In a parallel model no step sees an earlier prediction: one step is the rollout.
+        posterior = self._teacher_forced(posterior=True)
+        # In a parallel model no step sees an earlier prediction: the one-step pass equals the rollout.
         parallel = self.setup.model.parallel
-        one_step = (rollouts[0] if parallel else self._true_frames_fed(posterior=False)).arrays()
+        one_step = (rollouts[0] if parallel else self._teacher_forced(posterior=False)).arrays()
         samples, seen, trivial = [one.arrays() for one in rollouts], posterior.arrays(), self._trivial()
         strips, scores = [one.strip() for one in (posterior, *rollouts)], []
         for b, clip in enumerate(self.clips):
@@ -328,14 +328,14 @@ class _Group:
     def _rollouts(self) -> tuple[list[_Pass], np.ndarray | None]:
         """A pass for every sample, and the samples' diversity ``[B, n]``.
 
-        All samples are predicted piece by piece together, so that their spread is known without keeping them.
+        All samples are predicted together, piece by piece: their spread is computed without keeping them.
         """
         numbers = range(self.setup.config.samples)
         streams, passes = [self._rollout(k) for k in numbers], [_Pass(self) for _ in numbers]
         spread = _Pass(self)
         for first, last in self._pieces():
             x = self._frames(first, last)
-            mean, squares = torch.zeros_like(x), torch.zeros_like(x)  # as Welford 1962
+            mean, squares = torch.zeros_like(x), torch.zeros_like(x)  # Welford 1962
             for n, (stream, one) in enumerate(zip(streams, passes, strict=True), start=1):
                 x_hat = next(stream)
                 one.score(first, x_hat, x, self.setup.with_ssim)
@@ -351,8 +351,8 @@ class _Group:
         model, device, noise = self.setup.model, self.setup.device, self._noise(sample)
         return rollout(model, self.past, self.past_condition, conditions, noise, device)
 
-    def _true_frames_fed(self, posterior: bool) -> _Pass:
-        """The pass in which every step is fed the true previous frame."""
+    def _teacher_forced(self, posterior: bool) -> _Pass:
+        """The pass in which every step is fed the true previous frame, with z from posterior or prior."""
         model, device, *_ = self.setup
         with torch.inference_mode(), device.autocast():
             state = model.start(self.past, self.past_condition)
@@ -370,7 +370,8 @@ class _Group:
         return one
 
     def _trivial(self) -> dict[str, np.ndarray]:
-        """Repeat the last given frame; the mean of the clip's true predicted frames (which peeks)."""
+        """The trivial predictors: repeat the last given frame; the mean of the true frames to predict (which
+        looks at the truth)."""
         curves, last = _Pass(self), self.past[:, -1:]
         total = sum(self._frames(a, b).sum(1, keepdim=True) for a, b in self._pieces())
         assert isinstance(total, Tensor)
@@ -385,7 +386,7 @@ class _Group:
 class _Pass:
     """Curves ``[B, n]`` of one pass over a group, collected piece by piece, and its frames for the strip."""
 
-    def __init__(self, group: _Group) -> None:
+    def __init__(self, group: _ClipGroup) -> None:
         self._group = group
         self._pieces: dict[str, list[Tensor]] = {}
         self._strip: list[Tensor] = []

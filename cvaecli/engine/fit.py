@@ -21,7 +21,7 @@ from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches, check_augmentation
 from .device import Device
 from .distributed import ALONE, Agreement, World
-from .evaluate import Evaluation, Progress, evaluate, share, together
+from .evaluate import Evaluation, Progress, clips_of_process, evaluate, gathered
 from .graph import Replayed
 from .loss import Loss, NotFiniteError, Part, TermRecord, kl_factor, kl_scale
 from .optimizer import clip_gradients, load_state, make_optimizer, set_lr
@@ -36,7 +36,7 @@ class StepEvent:
     ``terms`` holds the means over the steps since the last report, None between two reports.
     """
 
-    step: int  # steps done in all
+    step: int  # steps done since training began
     epoch: int
     step_in_epoch: int  # steps done in this epoch
     steps_in_epoch: int
@@ -68,17 +68,17 @@ class Trainer:
     Args:
         model: untrained, on the CPU.
         train: training clips.
-        val: clips of the free-running validation.
+        val: clips for the free-running validation.
         world: the processes that share the training. All hold the same weights and yield the same events at
-            the same steps; but clocks, validations and ``best_psnr`` are those of the first process.
+            the same steps. Clocks, validations and ``best_psnr`` are those of the first process.
 
     Attributes:
-        step, epoch: steps and whole epochs done in all.
-        step_in_epoch: steps done in the present epoch.
-        best_psnr: of the best validation so far.
-        asked: is called between steps and during validations; a result other than 0 stops the training.
-        on_validation: is called with the progress of a validation.
-        interrupted: the result of ``asked`` that stopped the training, else 0.
+        step, epoch: steps and complete epochs done so far.
+        step_in_epoch: steps done in the current epoch.
+        best_psnr: PSNR of the best validation so far.
+        stop_requested: called between steps and during validations; a result other than 0 stops the training.
+        on_validation: called with the progress of a validation.
+        interrupted: the result of ``stop_requested`` that stopped the training, else 0.
 
     Raises:
         UserError: the batches cannot be drawn from these clips, augmented, or divided as the config says.
@@ -110,13 +110,13 @@ class Trainer:
         self.frames = Frames(train, device)
         self.step = self.epoch = self.step_in_epoch = 0
         self.best_psnr: float | None = None
-        self.asked: Callable[[], int] = lambda: 0
+        self.stop_requested: Callable[[], int] = lambda: 0
         self.on_validation: Progress | None = None
         self.interrupted = 0
         self._agreement = Agreement(world)
         self._terms = TermRecord(device.torch)
-        self._forced_sum = 0.0  # of this epoch's steps
-        self._interpolated = False  # this epoch's weights already are
+        self._forced_sum = 0.0  # sum of the forced shares of this epoch's steps
+        self._interpolated = False  # whether this epoch's weights are already interpolated
         self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self._shared_loss = world.wrap(self._loss)
@@ -126,7 +126,7 @@ class Trainer:
 
     @functools.cached_property
     def total_steps(self) -> int:
-        """Steps of all epochs, the length that schedules refer to; stops do not change it."""
+        """Steps of all epochs: the length that schedules refer to. Early stops do not change it."""
         return sum(self.sampler.steps(epoch) for epoch in range(self.config.train.epochs))
 
     @property
@@ -136,7 +136,7 @@ class Trainer:
 
     @property
     def trained(self) -> VideoCVAE:
-        """The model that is evaluated and kept: the weight average where there is one."""
+        """The model that is evaluated and saved: the weight average if there is one."""
         return self.average.model if self.average else self.model
 
     @property
@@ -146,22 +146,22 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Of training, earlier sessions of a resumed run included."""
+        """Seconds of training, including those before a resume."""
         return self._agreement.total_seconds
 
     def _stopped(self) -> bool:
         train = self.config.train
         out_of_steps = train.max_steps is not None and self.step >= train.max_steps
-        late = train.max_minutes is not None and self._agreement.seconds >= 60 * train.max_minutes
-        return out_of_steps or late
+        out_of_time = train.max_minutes is not None and self._agreement.seconds >= 60 * train.max_minutes
+        return out_of_steps or out_of_time
 
     # --- the loop ---------------------------------------------------------------------------------
 
     def events(self) -> Iterator[Event]:
-        """Train until finished or ``interrupted``. Between two events ``state_dict`` may be called.
+        """Train until finished or ``interrupted``. ``state_dict`` may be called between two events.
 
         Raises:
-            CvaeError: the loss is not finite; nothing of the broken steps was reported.
+            CvaeError: the loss is not finite; no numbers of the broken steps were reported.
         """
         try:
             while not (self.finished or self.interrupted):
@@ -171,10 +171,10 @@ class Trainer:
                     yield event
                     self._agree()
         except NotFiniteError as error:
-            raise self.world.told_once(error) from None
+            raise self.world.reported_once(error) from None
 
     def _agree(self) -> None:
-        stop = self._agreement.agree(self.step, self.asked())
+        stop = self._agreement.agree(self.step, self.stop_requested())
         if not self.finished:
             self.interrupted = stop
 
@@ -215,7 +215,7 @@ class Trainer:
                 return
 
     def _batches(self) -> Iterator[Batch]:
-        """This process's rows of the batches that the epoch still has."""
+        """This process's rows of the batches that are left in the epoch."""
         config = self.config
         rows = self._split.mine.all if self.world.size > 1 else None
         return batches(
@@ -231,7 +231,7 @@ class Trainer:
         return forced(config.teacher_forcing, config.seed, step, self.epoch, time_steps=K)
 
     def _end_epoch(self) -> EpochEvent | None:
-        """The end of an epoch; None where its validation was interrupted, and has to be done again."""
+        """End the epoch; None if its validation was interrupted and must be repeated after a resume."""
         train, epoch = self.config.train, self.epoch
         complete = self.step_in_epoch >= self.sampler.steps(epoch)
         due = complete and train.interpolate_every and (epoch + 1) % train.interpolate_every == 0
@@ -271,18 +271,18 @@ class Trainer:
     # --- validation -------------------------------------------------------------------------------
 
     def evaluate(self) -> Evaluation | None:
-        """Free-running validation of the weights that are kept, as ``config.eval`` says.
+        """Free-running validation of the ``trained`` model, as ``config.eval`` says.
 
         Returns:
-            None where it was interrupted (then all processes are ``interrupted``), and in all processes but
-            the first.
+            The scores in the first process, None in the others. None in all processes if the validation was
+            interrupted; all are then ``interrupted``.
         """
         config, mine = self.config, Evaluation([])
         limits = [n for n in (config.data.n_future, config.eval.frames) if n is not None]
         with contextlib.suppress(_InterruptedError):
             mine = evaluate(
                 self.trained,
-                share(self._val, config.data.n_past, self.world),
+                clips_of_process(self._val, config.data.n_past, self.world),
                 self.device,
                 config.eval,
                 n_past=config.data.n_past,
@@ -291,23 +291,23 @@ class Trainer:
                 recon=config.train.recon,
                 progress=self._validating,
             )
-        self.interrupted = int(self.world.greatest(self.asked())[0])
-        return None if self.interrupted else together(mine, self.world)
+        self.interrupted = int(self.world.greatest(self.stop_requested())[0])
+        return None if self.interrupted else gathered(mine, self.world)
 
     def _validating(self, done: int, total: int) -> None:
         if self.on_validation is not None:
             self.on_validation(done, total)
-        if self.asked():
+        if self.stop_requested():
             raise _InterruptedError
 
     def _add_validation(self, row: dict[str, float | int | None], evaluation: Evaluation) -> bool:
-        """Put a validation's numbers into an epoch's row; True where it is the best so far."""
+        """Put a validation's numbers into an epoch's row; returns whether it is the best so far."""
         summary = evaluation.summary()
         factor = kl_factor(self.config, self._kl_scale, row["beta"] or 0.0)
         weighted = factor * evaluation.penalised_kl(self.config.kl.free_bits)
         values = {**summary, "loss": summary["recon"] + weighted, "kl_weighted": weighted}
         row |= {f"val/{name}": values[name] for name in VAL_TERMS}
-        # A rollout with NaN frames, which are scored as black, has a finite PSNR, and is never the best.
+        # NaN frames are scored as black, so a rollout with some has a finite PSNR. It is never the best.
         better = self.best_psnr is None or summary["psnr"] > self.best_psnr
         best = better and not summary["nan_frames"]
         if best:
@@ -324,9 +324,9 @@ class Trainer:
         """One optimiser step on this process's rows; returns its ``TRAIN_TERMS``, still on the device."""
         parts = [self._loss.parts(batch, n, self.step, coins) for n in range(self._split.accumulate)]
         numbers = (scheduled.tfr, kl_factor(self.config, self._kl_scale, scheduled.beta))
-        if self._graphs:  # a graph reads what changes from step to step from the device
-            place = self.device.torch
-            terms, norm = self._replayed(parts, coins, *(torch.full((), n, device=place) for n in numbers))
+        if self._graphs:  # a CUDA graph reads values that change between steps from the device's memory
+            device = self.device.torch
+            terms, norm = self._replayed(parts, coins, *(torch.full((), n, device=device) for n in numbers))
         else:
             terms, norm = self._update(parts, coins, *numbers)
         if self.average:
@@ -340,7 +340,8 @@ class Trainer:
         ratio: float | Tensor,
         weight: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The gradient of all parts and the optimiser's step: tensors in, tensors out, no waiting in between.
+        """The gradient of all parts and the optimiser's step. Takes and returns tensors without waiting for
+        the device.
 
         Returns:
             This process's share of the loss terms ``[4]``; the gradient's norm ``[1]``.
@@ -360,8 +361,8 @@ class Trainer:
     # --- state ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on bit for bit: tensors, numbers and text. It does not depend on
-        the number of processes. Call it in the first process; the others need not take part."""
+        """Everything that a resumed run needs to continue bit for bit: tensors, numbers and text. It does not
+        depend on the number of processes. Call it in the first process; the others need not take part."""
         state: dict[str, Any] = {
             **self._terms.state_dict(self.step, self.epoch),
             "step": self.step,
@@ -380,7 +381,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any], averaged: dict[str, Tensor]) -> None:
-        """Continue from ``state_dict()``; ``averaged`` are the weights of ``trained`` at the same moment.
+        """Continue from ``state_dict()``; ``averaged`` are the weights of ``trained`` at that moment.
 
         Raises:
             UserError: another version of this tool wrote the state.
@@ -393,10 +394,10 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self._agreement.restart(self.step, state["seconds"])
         self._forced_sum, self._interpolated = state["forced_sum"], state["blended"]
-        # A value of another protocol is not comparable: the next validation is the best so far.
+        # A PSNR of another protocol is not comparable: the next validation becomes the best so far.
         self.best_psnr = state["best_psnr"] if state["protocol"] == self._protocol() else None
         self.initial = state.get("initial", self.initial)
 
 
 class _InterruptedError(Exception):
-    """Ends a validation that ``Trainer.asked`` stopped."""
+    """Ends a validation that ``Trainer.stop_requested`` stopped."""

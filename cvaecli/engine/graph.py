@@ -22,21 +22,21 @@ results after each replay."""
 
 WARM_UP = 3
 """Plain calls before a recording, in which libraries choose their kernels and workspaces."""
-MOST = 4
-"""Most recordings of one function, each with memory of its own; other kinds of arguments run plainly."""
+MAX_RECORDINGS = 4
+"""Most recordings of one function, each with its own memory; further kinds of arguments run unrecorded."""
 
 
 class Replayed:
-    """A function that is recorded for each kind of arguments and then replayed.
+    """A function that is recorded once for each kind of arguments and then replayed.
 
-    Arguments are of one kind when their tensors agree in shape and type and everything else is equal. The
+    Arguments are of the same kind if their tensors agree in shape and type and everything else is equal. The
     function must not wait for the device or draw random numbers, and may depend only on its arguments and on
     tensors that keep their memory.
 
     Args:
-        function: of any nested tuples, lists and dicts of tensors, numbers and None; called with the same
-            gradient and precision modes every time.
-        record: ``record_cuda_graph``; a test may give another one.
+        function: takes nested tuples, lists and dicts of tensors, numbers and None; always called in the same
+            gradient and precision modes.
+        record: ``record_cuda_graph`` by default; tests pass another one.
     """
 
     def __init__(self, function: Callable[..., Any], record: Recorder | None = None) -> None:
@@ -51,18 +51,20 @@ class Replayed:
         kind = repr((spec, [_kind(leaf) for leaf in leaves]))
         if kind not in self._recordings:
             self._calls[kind] += 1
-            if self._calls[kind] <= WARM_UP or len(self._recordings) == MOST or self._refused:
-                return self._plainly(arguments)
+            if self._calls[kind] <= WARM_UP or len(self._recordings) == MAX_RECORDINGS or self._refused:
+                return self._unrecorded(arguments)
             try:
                 self._recordings[kind] = _Recording(self._function, leaves, spec, self._record)
             except RuntimeError as error:
                 self._refused = True
-                warnings.warn(f"no CUDA graph of this model: {error}; going on without", stacklevel=2)
+                warnings.warn(
+                    f"this model cannot run as a CUDA graph: {error}; continuing without one", stacklevel=2
+                )
                 return self._function(*arguments)
         return self._recordings[kind](leaves)
 
-    def _plainly(self, arguments: Sequence[Any]) -> Any:
-        """Call the function on a stream of its own: a recording needs its warm-up there."""
+    def _unrecorded(self, arguments: Sequence[Any]) -> Any:
+        """Call the function on a stream of its own, as the warm-up of a recording requires."""
         if not torch.cuda.is_available():
             return self._function(*arguments)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -74,7 +76,7 @@ class Replayed:
 
 
 class _Recording:
-    """One recording, and the memory that it reads its arguments from."""
+    """One recording, and the memory from which it reads its arguments."""
 
     def __init__(
         self, function: Callable[..., Any], leaves: Sequence[Any], spec: pytree.TreeSpec, record: Recorder

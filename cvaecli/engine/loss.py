@@ -30,8 +30,9 @@ class Part(NamedTuple):
     """Rows of a batch that are predicted together.
 
     Attributes:
-        noise: behind their z and for the frames that they are fed.
-        posterior_rows: the first so many have z from the posterior, the others from the prior.
+        noise: for their z, and for the frames fed to their steps.
+        posterior_rows: how many rows, from the first on, have z from the posterior; the others have it from
+            the prior.
     """
 
     batch: Batch
@@ -44,8 +45,8 @@ class Loss(nn.Module):
 
     Args:
         model: on the device.
-        split: of the global batch; the sums over rows are divided by its row numbers.
-        total_steps: of the whole run.
+        split: how the global batch is divided; sums over rows are divided by its numbers of rows.
+        total_steps: steps of the whole run.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Loss(nn.Module):
         Args:
             parts: the rows; those with z from the posterior are in the first part.
             forced, ratio: see ``teacher_forcing.Feed``.
-            weight: of the KL term, see ``kl_factor``.
+            weight: factor of the KL term, see ``kl_factor``.
 
         Returns:
             The loss to be differentiated, whose gradient is this part's share of the whole batch's (with
@@ -80,15 +81,15 @@ class Loss(nn.Module):
         with self._device.autocast():
             steps = [self.predict(part, forced, ratio) for part in parts]
         errors = [
-            # The last frames: those to predict, and past ones where the model predicts these too.
+            # The last frames: those to predict, preceded by past ones if the model predicts these too.
             reconstruction(some.x_hat, part.batch.frames[:, -some.x_hat.shape[1] :], train.recon).sum(0)
             for some, part in zip(steps, parts, strict=True)
         ]
         recon = torch.stack(errors).sum(0) / self._split.batch_size  # (K,)
         kl = total_kl(steps[0])  # (posterior rows, K) nats
         K = kl.shape[1]
-        # Divided by all rows, as the reconstruction is: on a row with a KL term the two keep their ratio
-        # whatever the share of rows without one (hybrid objective, Sohn et al. 2015).
+        # Divided by the number of all rows, like the reconstruction: for a row with a KL term the ratio of
+        # the two does not depend on the share of rows without one (hybrid objective, Sohn et al. 2015).
         penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch_size
         weighted = weight * penalised
         per_step = recon + weighted  # (K,)
@@ -115,10 +116,10 @@ class Loss(nn.Module):
         first = part(local.posterior, rows.posterior, split.posterior_rows, "z", len(local.posterior))
         if not rows.prior:
             return [first]
-        # The noise of the rows on the prior is drawn apart, with numbers that begin at 0.
+        # The noise of the prior rows is drawn separately, with row numbers that begin at 0.
         numbers = range(rows.prior.start - split.posterior_rows, rows.prior.stop - split.posterior_rows)
         second = part(local.prior, numbers, split.prior_rows, "z from the prior", 0)
-        return [_joined(first, second)] if self.model.mixes else [first, second]
+        return [_concatenated(first, second)] if self.model.mixes else [first, second]
 
     def predict(self, part: Part, forced: Sequence[bool], ratio: float | Tensor) -> Step:
         """The predictions of a part's rows."""
@@ -127,8 +128,8 @@ class Loss(nn.Module):
         return self._unroll(part.batch, n_past, feed, part.noise, part.posterior_rows, kept_steps)
 
 
-def _joined(first: Part, second: Part) -> Part:
-    """The rows of both."""
+def _concatenated(first: Part, second: Part) -> Part:
+    """One part with the rows of both."""
     batch = Batch(*(torch.cat(values) for values in zip(first.batch, second.batch, strict=True)))
     one, two = first.noise, second.noise
     z = [torch.cat(levels) for levels in zip(one.z, two.z, strict=True)]
@@ -143,7 +144,7 @@ def _joined(first: Part, second: Part) -> Part:
 
 
 def kl_scale(config: RunConfig, model: VideoCVAE, frame_shape: Sequence[int]) -> float:
-    """What ``kl.reduction`` multiplies the KL of a frame, in nats, by.
+    """The factor by which ``kl.reduction`` scales the KL of a frame in nats.
 
     Args:
         frame_shape: ``(C, H, W)``.
@@ -161,7 +162,7 @@ def kl_factor(config: RunConfig, scale: float, beta: float) -> float:
 
     Args:
         scale: from ``kl_scale``.
-        beta: of the step.
+        beta: the scheduled weight at this step.
     """
     return beta * config.kl.weight * scale
 
@@ -178,7 +179,7 @@ class TermRecord:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._sums = torch.zeros(len(TRAIN_TERMS), dtype=torch.float64)  # of this epoch's reported steps
+        self._sums = torch.zeros(len(TRAIN_TERMS), dtype=torch.float64)  # over this epoch's reported steps
         self._pending: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
@@ -190,10 +191,10 @@ class TermRecord:
         self._sums.zero_()
 
     def report(self, step: int, epoch: int) -> dict[str, float] | None:
-        """The means since the last report, which also go into the epoch's sums; None where no step was done.
+        """The means since the last report, which also go into the epoch's sums; None if there was no step.
 
         Args:
-            step: steps done in all, for the error message.
+            step: steps done so far, for the error message.
 
         Raises:
             NotFiniteError: see ``fetch``.
@@ -211,7 +212,7 @@ class TermRecord:
         return dict(zip(TRAIN_TERMS, means.tolist(), strict=True))
 
     def fetch(self, step: int, epoch: int) -> Tensor:
-        """The terms that are not reported yet, ``[n, len(TRAIN_TERMS)]``, from the device; they stay pending.
+        """Fetch the terms that are not reported yet, ``[n, len(TRAIN_TERMS)]``; they stay pending.
 
         Raises:
             NotFiniteError: a term is not finite; names the first such step and its term.
@@ -225,18 +226,19 @@ class TermRecord:
         return values
 
     def state_dict(self, step: int, epoch: int) -> dict[str, Any]:
-        """For ``load_state_dict``. Pending terms stay pending: saving must not change the next report."""
+        """State for ``load_state_dict``. Pending terms stay pending: saving must not change the next
+        report."""
         return {"pending": self.fetch(step, epoch), "sums": self._sums.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``.
+        """Continue from ``state_dict()``.
 
         Raises:
-            UserError: another version of this tool wrote it, which measured other terms.
+            UserError: it was written by another version of this tool, which measured other terms.
         """
         if len(state["sums"]) != len(TRAIN_TERMS):
             raise UserError(
-                "the checkpoint is of another version of this tool and cannot be resumed",
+                "the checkpoint was written by another version of this tool and cannot be resumed",
                 "start a new run from its weights: train.init=FILE",
             )
         self._sums = state["sums"].clone()
@@ -254,5 +256,5 @@ def _not_finite(step: int, epoch: int, values: Tensor) -> NotFiniteError:
     value = float(values[TRAIN_TERMS.index(term)])
     return NotFiniteError(
         f"training stopped at step {step + 1} (epoch {epoch}): {term} is {value}",
-        hints[term] + "; the last checkpoint, if there is one, is good",
+        hints[term] + "; the last checkpoint, if there is one, is intact",
     )

@@ -30,10 +30,10 @@ def measure_peak(device: Device, seconds: float = 0.5) -> Peak:
     channels-last, 32x64), in the device's precision and with the process's settings.
 
     Args:
-        seconds: time to spend on each of the two.
+        seconds: time to spend on each of the two operations.
     """
     dtype = torch.bfloat16 if device.bf16 else torch.float32
-    # Large enough that launching a kernel costs little beside it; smaller on a CPU, to finish in seconds.
+    # Large enough that the cost of launching a kernel is small; smaller on a CPU, to finish in seconds.
     n, batch = (2048, 8) if device.torch.type == "cpu" else (8192, 256)
     a, b = (torch.randn(n, n, device=device.torch, dtype=dtype) for _ in range(2))
     x = torch.randn(batch, CHANNELS, 32, 64, device=device.torch, dtype=dtype)
@@ -114,7 +114,7 @@ def peak_memory(device: Device) -> float:
 def process_age() -> float | None:
     """Seconds since this process was started, to a hundredth; None where the system does not say."""
     try:
-        # Field 22 of proc(5), in clock ticks since the boot; the name before it may hold blanks.
+        # Field 22 of proc(5), in clock ticks since the boot; the name before it may contain blanks.
         started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):

@@ -15,7 +15,7 @@ def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.o
 
     Args:
         model: on its device.
-        graphs: its step is recorded in CUDA graphs, which read the learning rate from the device.
+        graphs: whether its step is recorded as a CUDA graph, which reads the learning rate from the device.
     """
     optim, parameters = config.optim, list(model.parameters())
     lr: Any = torch.tensor(optim.lr, device=parameters[0].device) if graphs else optim.lr
@@ -42,7 +42,7 @@ def clip_gradients(model: VideoCVAE, limit: float | None) -> torch.Tensor:
     """Scale the gradients so that their norm over all parameters is at most ``limit``.
 
     Returns:
-        The norm before, a scalar on the device.
+        The norm before clipping, a scalar on the device.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -54,7 +54,7 @@ def clip_gradients(model: VideoCVAE, limit: float | None) -> torch.Tensor:
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load moments, counts and the learning rate; keep the settings that belong to this device."""
+    """Load moments, step counts and the learning rate; keep this device's own settings."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):

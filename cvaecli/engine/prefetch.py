@@ -1,4 +1,4 @@
-"""Work of the host while the device computes: items made ahead in a thread, copies without waiting."""
+"""Host work that overlaps with the device's: items prepared ahead in a thread, asynchronous copies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 T = TypeVar("T")
 
 AHEAD = 3
-"""Items that are made before they are asked for."""
+"""Number of items that are prepared before they are requested."""
 
 
 def ahead(items: Iterable[T], depth: int = AHEAD) -> Iterator[T]:
-    """The same items in the same order, made in a thread up to ``depth`` items ahead.
+    """The same items in the same order, prepared in a thread up to ``depth`` items ahead.
 
-    The thread starts with the first item asked for. It ends after the last item, or when this generator is
+    The thread starts when the first item is requested. It ends after the last item, or when this generator is
     closed or deleted. An exception of ``items`` is raised here, in its place in the order.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
@@ -46,7 +46,7 @@ def ahead(items: Iterable[T], depth: int = AHEAD) -> Iterator[T]:
             raise made
     finally:
         unwanted.set()
-        while not ready.empty():  # makes room for a thread that waits to put an item, so that it can end
+        while not ready.empty():  # lets a thread that is waiting to put an item end
             ready.get_nowait()
         thread.join()
 
@@ -68,8 +68,8 @@ def to_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
 def on_host(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
     """The same tensors on the host.
 
-    On CUDA one piece late: when a piece is yielded, the work for the next one is already queued on the
-    device, so that device and host work at the same time.
+    On CUDA each piece is yielded one piece late, when the work for the next one is already queued on the
+    device: device and host work at the same time.
     """
     waiting: tuple[Tensor, torch.cuda.Event] | None = None
     for piece in pieces:

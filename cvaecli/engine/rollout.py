@@ -12,8 +12,8 @@ from ..seeding import frame_noise
 from .device import Device
 
 Noise = Callable[[int, int], Sequence[Tensor]]
-"""``noise(first, count)``: for ``count`` steps from the ``first`` predicted one (0), one tensor
-``[B, count, *shape]`` a latent level."""
+"""``noise(first, count)``: the noise of ``count`` steps from predicted step ``first`` (counted from 0) on,
+one tensor ``[B, count, *shape]`` per latent level."""
 
 
 def prior_noise(
@@ -26,13 +26,14 @@ def prior_noise(
     n_past: int,
     sample: int = 0,
 ) -> Noise:
-    """The noise of a rollout of these clips, one name a batch row.
+    """The noise of a rollout.
 
     Args:
+        clips: the clips' names, one per batch row.
         size: (H, W) of the frames.
         prior: ``sample``, or ``mean`` for zeros: z is the prior's mean.
         n_past: frame number of the first predicted frame.
-        sample: number of the sample; each has noise of its own.
+        sample: number of the sample; each has its own noise.
     """
     shapes = model.noise_shapes(size)
     if prior == "mean":
@@ -50,19 +51,19 @@ def rollout(
     noise: Noise,
     device: Device,
 ) -> Iterator[Tensor]:
-    """Predict from the model's own predictions.
+    """Predict free-running: each frame from the model's own previous prediction.
 
     Args:
-        model: in evaluation mode; with ``Device.for_inference`` its weights are not cast at every step.
+        model: in evaluation mode; pass it through ``Device.for_inference`` first to avoid casts at every
+            step.
         past: true frames ``[B, n_past, C, H, W]`` on the device.
         past_condition: their conditions ``[B, n_past, ...]``.
-        conditions: conditions of the steps to predict, in pieces ``[B, k, ...]`` of any size; the iterator
-            may be endless.
+        conditions: conditions of the steps to predict, in pieces ``[B, k, ...]`` of any size; may be endless.
         noise: see ``Noise``.
 
     Yields:
-        For each piece its predictions ``[B, k, C, H, W]``, float32, not clamped. How the conditions
-        are cut into pieces does not change them.
+        The predictions of each piece, ``[B, k, C, H, W]``, float32, not clamped. They do not depend on how
+        the conditions are divided into pieces.
     """
     with torch.inference_mode(), device.autocast():
         state = model.start(past, past_condition)
@@ -80,11 +81,11 @@ def rollout(
 def predict(
     model: VideoCVAE, state: State, x: Tensor, condition: Tensor, noise: Sequence[Tensor]
 ) -> tuple[Step, State]:
-    """The next K steps with z from the prior, each fed the prediction before it (a parallel model predicts
-    all at once).
+    """Predict the next K steps with z from the prior, each from the prediction before it. A parallel model
+    predicts all at once.
 
     Args:
-        x: the frame before them, ``[B, C, H, W]``.
+        x: the frame before these steps, ``[B, C, H, W]``.
         condition: ``[B, K, ...]``.
 
     Returns:

@@ -27,9 +27,10 @@ class Split:
 
     Attributes:
         batch_size: rows of the global batch.
-        posterior_rows: the first so many of them have z from the posterior, the others from the prior.
+        posterior_rows: how many of them, from the first on, have z from the posterior; the others have it
+            from the prior.
         rank, size: this process's number, and the number of processes.
-        accumulate: parts that a process computes one after the other.
+        accumulate: number of parts that a process computes one after the other.
     """
 
     batch_size: int
@@ -63,7 +64,8 @@ class Split:
             raise UserError(
                 f"train.batch_size: {batch} rows{kinds} are too few for {size} processes"
                 f" x train.accumulate {train.accumulate}",
-                f"every part needs a row{' of both kinds' if prior else ''}: raise it, or use fewer",
+                f"every part needs a row{' of both kinds' if prior else ''}: raise train.batch_size, or use"
+                " fewer processes or parts",
             )
         return split
 
@@ -95,7 +97,7 @@ class Split:
         return Rows(range(posterior, posterior + len(part.posterior)), range(prior, prior + len(part.prior)))
 
     def _rows(self, first: int, last: int) -> Rows:
-        """The rows of the parts from ``first`` to before ``last``: as even a share as whole rows allow."""
+        """The rows of the parts ``first`` to ``last - 1``, divided as evenly as whole rows allow."""
         parts, posterior, prior = self.size * self.accumulate, self.posterior_rows, self.prior_rows
         return Rows(
             range(posterior * first // parts, posterior * last // parts),

@@ -1,4 +1,4 @@
-"""Teacher forcing: the coin, the question whether all inputs are known, and what each step is fed."""
+"""Teacher forcing: the coin, whether all inputs are known in advance, and what is fed to each step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..seeding import stream
 def forced(
     forcing: TeacherForcingConfig | None, seed: int, step: int, epoch: int, *, time_steps: int
 ) -> list[bool]:
-    """Which time steps of a batch are teacher-forced: the coin of ``teacher_forcing.coin``.
+    """Which time steps of a batch are teacher-forced, decided by a coin toss (``teacher_forcing.coin``).
 
     The coin is a function of the seed and the epoch (or step), not of a consumed generator.
 
@@ -25,7 +25,7 @@ def forced(
         forcing: None for models that feed nothing back; then no step is forced.
 
     Returns:
-        ``time_steps`` flags; all equal unless a coin is tossed for every step.
+        ``time_steps`` flags; all the same unless a coin is tossed for every step.
     """
     ratio = tfr(forcing, epoch) if forcing else 0.0
     if forcing is None or ratio in (0.0, 1.0):
@@ -38,12 +38,12 @@ def forced(
 
 
 class Feed(NamedTuple):
-    """What the K predicted steps of a batch are fed.
+    """What is fed to the K predicted steps of a batch.
 
     Attributes:
         config: None for models that feed nothing back.
-        forced: for each of the K steps, whether its input is teacher-forced. The first step is fed the true
-            past frame in any case.
+        forced: for each of the K steps, whether its input is teacher-forced. The first step is always fed
+            the true past frame.
         ratio: teacher-forcing ratio, the share of the true frame in a blend.
     """
 
@@ -57,8 +57,8 @@ class Feed(NamedTuple):
         return model.parallel or bool(self.config and self.config.mode == "replace" and all(self.forced))
 
     def noisy(self, model: VideoCVAE) -> list[bool]:
-        """For each step but the first, whether ``teacher_forcing.noise`` is added to what it is fed: always
-        where a prediction is part of that."""
+        """For each step but the first, whether ``teacher_forcing.noise`` is added to its input: always if the
+        input contains a prediction."""
         if self.config is None or model.parallel or not self.config.noise:
             return [False] * (len(self.forced) - 1)
         return [not (forced and self.config.mode == "replace") for forced in self.forced[1:]]
@@ -68,7 +68,7 @@ class Feed(NamedTuple):
 
         Args:
             x_hat, x: the predicted and the true frame of step ``k``, ``[B, C, H, W]``.
-            noise: standard normal, in the frame's shape; None where none is added.
+            noise: standard normal, in the frame's shape; None if none is added.
         """
         config = self.config
         assert config is not None, "a model without feedback predicts all steps together"

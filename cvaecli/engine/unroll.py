@@ -1,4 +1,4 @@
-"""A training batch predicted over time, all steps together where possible, otherwise one by one."""
+"""Predict a training batch over time: all steps together if possible, otherwise one by one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class DrawnNoise(NamedTuple):
     """The standard normal noise of a training step, drawn before it.
 
     Attributes:
-        z: noise behind z, one tensor ``[B, T - 1, *shape]`` for each latent level.
-        feedback: for each predicted step but the first, noise ``[B, C, H, W]`` for the frame that it is fed;
-            None where none is added.
+        z: noise from which z is sampled, one tensor ``[B, T - 1, *shape]`` per latent level.
+        feedback: for each predicted step but the first, the noise ``[B, C, H, W]`` added to the frame that is
+            fed to it; None if none is added.
     """
 
     z: list[Tensor]
@@ -36,9 +36,9 @@ def draw_noise(
     how the batch is divided.
 
     Args:
-        frames: of these rows, ``[len(rows), T, C, H, W]``.
+        frames: the frames of these rows, ``[len(rows), T, C, H, W]``.
         generator: on the frames' device.
-        rows: their numbers in the batch of ``batch_size`` rows.
+        rows: numbers of the rows in the batch of ``batch_size`` rows.
     """
     T, size = frames.shape[1], frames.shape[2:]
 
@@ -59,13 +59,14 @@ def unroll(
     posterior_rows: int,
     kept_steps: int | None = None,
 ) -> Step:
-    """The K = T - n_past predicted frames of a batch, after those of the past that a burn-in predicts.
+    """Predict the last K = T - n_past frames of a batch, and before them any past frames that the model's
+    burn-in predicts.
 
     Args:
         batch: frames ``[B, T, C, H, W]`` and conditions ``[B, T, ...]``.
         drawn: see ``draw_noise``.
-        posterior_rows: the first so many rows have z from the posterior, the others from the prior, as in
-            prediction: all or none, unless the model ``mixes``.
+        posterior_rows: how many rows, from the first on, have z from the posterior; the others have it from
+            the prior, as in prediction. All or none, unless the model ``mixes``.
         kept_steps: ``train.kept_steps``.
     """
     frames, condition, P, posterior = batch.frames, batch.condition, n_past, posterior_rows > 0
@@ -78,13 +79,15 @@ def unroll(
     given, state = model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn.z])
     parts = [] if given is None else [given]
     if given is not None and not posterior:
-        # Rows on the prior have no KL term, so none for the steps between past frames either.
+        # Prior rows have no KL term, so they have none for the steps between past frames either.
         parts = [given._replace(q=())]
     together, x, K = feed.all_known(model), frames[:, P - 1], len(feed.forced)
     for first in range(0, K, kept_steps or K):
         these = slice(first, min(first + (kept_steps or K), K))
         some, some_noise = slice_time(features, these), [n[:, these] for n in noise]
-        true = frames[:, P - 1 + these.start : P + these.stop]  # those steps' inputs, and one more
+        true = frames[
+            :, P - 1 + these.start : P + these.stop
+        ]  # the true inputs of these steps, and one more frame
         if together:
             steps, state = run(model.unroll, state, true[:, :-1], some, some_noise, posterior)
         else:
@@ -108,14 +111,15 @@ def _one_by_one(
     feedback: Sequence[Tensor | None],
     posterior: bool,
 ) -> tuple[Step, State, Tensor]:
-    """A stretch of steps, each fed as ``feed`` says.
+    """Compute consecutive steps, each with the input that ``feed`` chooses.
 
     Args:
-        x: the input of the stretch's first step, which is step ``first``.
+        x: the input of the first of these steps, which is step ``first``.
         true: ``[B, K + 1, C, H, W]``, the true frames before each of the K steps and after the last.
 
     Returns:
-        The steps, the state after them, and the input of the next step (the prediction, if there is none).
+        The steps, the state after them, and the input of the next step (the last prediction if there is no
+        next step).
     """
     steps = []
     for k in range(true.shape[1] - 1):

@@ -1,7 +1,7 @@
-"""Video and pictures to files: ``write`` chooses the form by the file's suffix.
+"""Writes video and pictures to files: ``write`` chooses the format by the suffix.
 
 A frame is a uint8 RGB array ``[H, W, 3]``. Videos are iterators of frames, and writers hold a few frames
-at a time, so that memory does not grow with a video's length. Files appear whole or not at all.
+at a time, so that memory does not grow with a video's length. Files appear completely or not at all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 SUFFIXES = (".gif", ".mp4", ".png", ".npz")
 FOLDER = ""  # stands for the suffix of a folder of pictures
-VIDEO_SIZE = 400  # pixels of the longer side, up to which videos are enlarged for viewing
+VIDEO_SIZE = 400  # pixels; videos are enlarged for viewing up to this size of the longer side
 STRIP_SIZE = 1600  # the same for a strip of frames
 
 
@@ -46,12 +46,12 @@ def write(
     scale: int | None = 1,
     total: int | None = None,
 ) -> int:
-    """Write frames to ``out``; its suffix decides the form.
+    """Write frames to ``out``; its suffix decides the format.
 
     ======== =====================================================================================
-    .gif     repeats for ever; one palette of 255 colours. Delays are whole hundredths of a second:
-             at 30 fps they alternate so that the total time is right
-    .mp4     H.264, yuv420p; a row or column is repeated where the size is odd. Colour is stored at
+    .gif     repeats forever; one palette of 255 colours. Delays are whole hundredths of a second: at
+             30 fps they alternate so that the total time is right
+    .mp4     H.264, yuv420p; a row or column is repeated if the size is odd. Colour is stored at
              half resolution, so a ``scale`` of 2 or more keeps small frames sharp
     .png     one strip of up to 12 evenly spaced frames with their numbers
     .npz     array ``frames``, uint8 ``[T, H, W, 3]``: the exact values
@@ -60,18 +60,18 @@ def write(
 
     Args:
         frames: uint8 ``[H, W, 3]`` each, all of one size; consumed lazily.
-        out: file or folder to write. Missing parent folders are made; an existing file is replaced at the
+        out: file or folder to write. Missing parent folders are created; an existing file is replaced at the
             end.
-        fps: frames a second, > 0 (GIF: at most 50). NPZ and PNG have no time.
+        fps: frames per second, > 0 (GIF: at most 50). Not used for NPZ and PNG.
         scale: whole-number enlargement with nearest neighbours. None: up to about 400 pixels wide for GIF
             and MP4, 1600 for a strip, 1 for a folder. NPZ holds data, not pictures, and is never enlarged.
-        total: number of frames to come, if known: a .png strip then spans exactly first to last.
+        total: number of frames, if known: a .png strip then spans exactly the first to the last.
 
     Returns:
         The number of frames.
 
     Raises:
-        UserError: unknown suffix, a folder that is not empty, a place that cannot be written, no frames.
+        UserError: unknown suffix, a folder that is not empty, a target that cannot be written, no frames.
         CvaeError: ffmpeg is missing or failed.
         ValueError: a frame of wrong type, shape or size.
     """
@@ -79,9 +79,9 @@ def write(
         raise UserError(f"scale {scale}: must be a whole number of at least 1")
     if not fps > 0:
         raise UserError(f"fps {fps}: must be above 0")
-    target, form = Path(out), _form(out)
+    target, form = Path(out), _format(out)
     if form == ".gif" and fps > MAX_FPS:
-        raise UserError(f"{target}: a GIF shows at most {MAX_FPS} frames a second, not {fps}", "use .mp4")
+        raise UserError(f"{target}: a GIF shows at most {MAX_FPS} frames per second, not {fps}", "use .mp4")
     if form == FOLDER and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not an empty folder", "remove it or choose another --out")
     with replacing(target, folder=form == FOLDER) as part:
@@ -113,10 +113,10 @@ def to_uint8(x: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def _form(out: str | Path) -> str:
+def _format(out: str | Path) -> str:
     """One of ``SUFFIXES``, or ``FOLDER``."""
     path = Path(out)
-    # A Path drops its trailing slash, a str keeps it
+    # A Path drops a trailing slash, a str keeps it
     if not path.suffix or path.is_dir() or str(out).endswith(("/", os.sep)):
         return FOLDER
     suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""A consumer in a thread of its own, so that files are written while the model predicts."""
+"""A consumer in its own thread, so that files are written while the model predicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Consumer(Generic[T]):
-    """Runs a function that reads from an iterator, and passes it the items that are put in.
+    """Runs a function that reads from an iterator, and feeds it the items given to ``put``.
 
     ::
 
@@ -21,12 +21,12 @@ class Consumer(Generic[T]):
                 writer.put(piece)
 
     The function runs in a thread. At most ``ahead`` pieces wait for it, so that memory stays constant:
-    ``put`` waits when there are more. The block ends when everything is consumed. If the block raises, the
+    ``put`` blocks while there are more. The block ends when everything is consumed. If the block raises, the
     function's iterator raises too, so that the function can clean up.
 
     Args:
         consume: called once, with the items of all pieces in order.
-        ahead: pieces that may wait beside the one that is being consumed.
+        ahead: number of pieces that may wait, in addition to the one that is being consumed.
 
     Raises:
         Exception: what ``consume`` raised; at the start of the block if it failed before it asked for an
@@ -52,7 +52,7 @@ class Consumer(Generic[T]):
         return self
 
     def put(self, piece: Iterable[T]) -> None:
-        """Pass items on; wait while the queue is full."""
+        """Pass on items; blocks while the queue is full."""
         self._raise_error()
         self._queue.put(piece)
 
@@ -78,11 +78,11 @@ class Consumer(Generic[T]):
         try:
             self._consume(self._items())
         except _AbandonedError:
-            pass  # the block has raised the error that matters
+            pass  # the block has already raised the relevant error
         except BaseException as error:  # raised by the next `put`, or at the end of the block
             self._error = error
         self._started.set()
-        for _ in self._pieces():  # after a failure, empty the queue so that `put` does not wait for ever
+        for _ in self._pieces():  # after a failure, empty the queue so that `put` does not wait forever
             pass
 
     def _items(self) -> Iterator[T]:
@@ -102,11 +102,11 @@ class Consumer(Generic[T]):
 
 
 class _End:
-    """The last thing in a queue."""
+    """Marks the end of a queue."""
 
     def __init__(self, complete: bool) -> None:
         self.complete = complete
 
 
 class _AbandonedError(Exception):
-    """Raised in the consumer's thread when the block was left before the last item."""
+    """Raised in the consumer's thread if the block ended before the last item."""

@@ -20,7 +20,7 @@ def encode(frames: Iterator[Frame], fps: float, outputs: Sequence[str]) -> int:
 
     Args:
         frames: uint8 ``[H, W, 3]``, at least one, all of one size.
-        fps: frames a second.
+        fps: frames per second.
         outputs: ffmpeg's arguments after its input.
 
     Returns:
@@ -34,7 +34,7 @@ def encode(frames: Iterator[Frame], fps: float, outputs: Sequence[str]) -> int:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(fps), "-i", "-"]
     count = 0
     with tempfile.TemporaryFile() as log:
-        # A process group of its own: Ctrl-C reaches this program alone, which then decides.
+        # Its own process group: Ctrl-C reaches only this program, which then decides.
         process = subprocess.Popen(
             [*_ffmpeg(), *source, *outputs],
             stdin=subprocess.PIPE,
@@ -47,7 +47,7 @@ def encode(frames: Iterator[Frame], fps: float, outputs: Sequence[str]) -> int:
                 if not _sent(process, frame):
                     break
                 count += 1
-            process.communicate()  # closes the pipe, and waits
+            process.communicate()  # closes the pipe and waits
         except BaseException:
             process.kill()
             process.communicate()
@@ -59,7 +59,7 @@ def encode(frames: Iterator[Frame], fps: float, outputs: Sequence[str]) -> int:
 
 
 def _sent(process: subprocess.Popen[bytes], frame: Frame) -> bool:
-    """Whether ffmpeg still reads: it stops when it fails, and its exit status and log say why."""
+    """Send a frame; False if ffmpeg has stopped reading. Its exit status and log then say why."""
     assert process.stdin is not None
     try:
         process.stdin.write(np.ascontiguousarray(frame).data)
@@ -82,10 +82,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def check_length(path: Path, frames: int) -> None:
-    """Count the frames of a finished file, without decoding them.
+    """Check the number of frames of a finished file, without decoding it.
 
     Raises:
-        CvaeError: it does not hold so many.
+        CvaeError: it does not hold ``frames`` frames.
     """
     import imageio_ffmpeg  # type: ignore[import-untyped]
 
@@ -98,7 +98,7 @@ def check_length(path: Path, frames: int) -> None:
 
 
 def _ffmpeg() -> list[str]:
-    """The program, which says nothing but errors and overwrites the (empty) file that it is given."""
+    """The start of the command: print only errors, and overwrite the (empty) output file."""
     try:
         import imageio_ffmpeg
 
@@ -110,7 +110,7 @@ def _ffmpeg() -> list[str]:
 
 
 def _failure(log: bytes) -> CvaeError:
-    """The first line of ffmpeg's log, without the part of ffmpeg in brackets that wrote it."""
+    """The first line of ffmpeg's log, without the prefix in brackets."""
     line = next(iter(log.decode("utf-8", "replace").splitlines()), "it did not say why")
     reason = re.sub(r"^\[[^]]*\] *", "", line)
     return CvaeError(f"ffmpeg failed: {reason}")

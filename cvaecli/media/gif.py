@@ -1,7 +1,7 @@
 """GIF with one palette for the whole video, chosen and applied by ffmpeg.
 
-The best palette is known only when the last frame has been seen. So the frames wait, losslessly compressed,
-in a file beside the target: memory stays constant. The palette is computed in the same pass.
+The best palette is known only after the last frame. Until then the frames are stored, losslessly compressed,
+in a file next to the target, so that memory stays constant. The palette is computed in the same pass.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from . import ffmpeg
 from .panels import Frame
 
 MAX_FPS = 50
-"""Viewers slow frames of less than 20 ms down to 100 ms."""
+"""Viewers show frames of less than 20 ms for 100 ms."""
 
-# Run-length coding against the frame before: on enlarged frames the smallest and fastest of ffmpeg's
+# Run-length coding against the previous frame: on enlarged frames the smallest and fastest of ffmpeg's
 # lossless codecs. A key frame every 1000 frames.
 _LOSSLESS = ["-c:v", "qtrle", "-g", "1000", "-f", "mov"]
 
 
 def write_gif(frames: Iterator[Frame], path: Path, fps: float) -> int:
-    """Write frames ``[H, W, 3]`` as a GIF that repeats for ever.
+    """Write frames ``[H, W, 3]`` as a GIF that repeats forever.
 
     No dithering: it would flicker in still areas, and on 630 frames of the built-in dancer it made files a
     third larger without raising their PSNR.

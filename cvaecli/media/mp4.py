@@ -13,7 +13,7 @@ from .panels import Frame
 _H264 = [
     *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-preset", "medium"),
     *("-movflags", "+faststart", "-f", "mp4"),
-    # The colour matrix is named in the file: otherwise players guess it from the size, and colours shift
+    # The file names the colour matrix: otherwise players guess it from the size, and colours shift
     *("-vf", "scale=out_color_matrix=bt709:out_range=tv"),
     *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
 ]
@@ -34,6 +34,6 @@ def write_mp4(frames: Iterator[Frame], path: Path, fps: float) -> int:
 
 
 def _even(frame: Frame) -> Frame:
-    """Repeat the last row or column where their number is odd."""
+    """Repeat the last row or column if the number is odd."""
     H, W = frame.shape[:2]
     return np.pad(frame, ((0, H % 2), (0, W % 2), (0, 0)), mode="edge") if H % 2 or W % 2 else frame

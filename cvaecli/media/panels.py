@@ -1,7 +1,7 @@
 """Frames side by side with captions: panels for a video, strips for a page.
 
 All pictures are uint8 RGB ``[H, W, 3]`` on white. Frames are enlarged by whole numbers with nearest
-neighbours, so that every predicted pixel is shown as it is.
+neighbours, so that every predicted pixel is shown unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def side_by_side(
 
     Args:
         streams: for each panel an iterable of uint8 ``[H, W, 3]``; consumed together, one frame at a time.
-        captions: a line above each panel; a long one gets a smaller font.
+        captions: one line above each panel; a long one gets a smaller font.
         scale: whole-number enlargement of the frames (not of the text).
         counter: write the frame's number, from 0, below the panels.
 
@@ -40,7 +40,7 @@ def side_by_side(
         Pictures uint8 ``[H', W', 3]``, all of one size.
 
     Raises:
-        ValueError: streams of different lengths, frames of different sizes, or not one caption a stream.
+        ValueError: streams of different lengths, frames of different sizes, or not one caption per stream.
     """
     if len(streams) != len(captions):
         raise ValueError(f"{len(streams)} panels, {len(captions)} captions")
@@ -69,9 +69,9 @@ def strip(
 
     Args:
         rows: uint8 ``[K, H, W, 3]`` each, all of one shape.
-        captions: a line to the left of each row; if all are empty, they take no room.
+        captions: one line to the left of each row; if all are empty, they take no space.
         scale: whole-number enlargement of the frames.
-        columns: K frame numbers to write above; where they would touch, only every n-th is written.
+        columns: K frame numbers to write above; if they would touch, only every n-th is written.
 
     Returns:
         uint8 ``[H', W', 3]``.
@@ -84,7 +84,7 @@ def strip(
     K, H, W = rows[0].shape[0], scale * rows[0].shape[1], scale * rows[0].shape[2]
     if columns and len(columns) != K:
         raise ValueError(f"{K} columns, {len(columns)} captions")
-    # About 7 point where the strip is as wide as a page, and at most 0.4 of a frame's height
+    # About 7 point if the strip is as wide as a page, and at most 0.4 of a frame's height
     size, gap = int(np.clip(0.016 * K * W, 11, max(0.4 * H, 11))), 3
     line = _line_height(size)
     left = gap + max(_text_width(caption, size) for caption in captions)

@@ -1,4 +1,4 @@
-"""Single pictures, strips and folders of PNGs, and arrays."""
+"""Writes single pictures, strips, folders of PNGs, and arrays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..files import replacing
 from .panels import Frame, strip
 
 STRIP_FRAMES = 12
-"""Frames in a strip."""
+"""Number of frames in a strip."""
 
 
 def save_png(path: str | Path, image: Frame) -> Path:
-    """Write one picture ``[H, W, 3]`` uint8 as PNG, whole or not at all. Returns the path."""
+    """Write one picture ``[H, W, 3]`` uint8 as PNG, completely or not at all. Returns the path."""
     target = Path(path)
     with replacing(target) as part:
         Image.fromarray(image).save(part, format="PNG")
@@ -27,7 +27,7 @@ def save_png(path: str | Path, image: Frame) -> Path:
 
 
 def write_strip(frames: Iterator[Frame], path: Path, scale: int, total: int | None) -> int:
-    """Write up to 12 evenly spaced frames with their numbers. Returns the number of all frames."""
+    """Write up to 12 evenly spaced frames with their numbers. Returns the total number of frames."""
     kept, numbers, count = evenly_spaced(frames, STRIP_FRAMES, total)
     image = strip([np.stack(kept)], [""], scale=scale, columns=numbers)
     Image.fromarray(image).save(path, format="PNG")
@@ -37,8 +37,8 @@ def write_strip(frames: Iterator[Frame], path: Path, scale: int, total: int | No
 def evenly_spaced(frames: Iterator[Frame], k: int, total: int | None) -> tuple[list[Frame], list[int], int]:
     """Up to ``k`` evenly spaced frames, their numbers, and the number of all frames.
 
-    With an unknown total every ``stride``-th frame is kept, and the stride doubles when there are too many.
-    Memory stays constant, but there may be as few as k / 2 frames and the last one may be missing.
+    If the total is unknown, every ``stride``-th frame is kept, and the stride doubles when there are too
+    many. Memory stays constant, but there may be as few as k / 2 frames, and the last one may be missing.
     """
     wanted = None if total is None else set(np.linspace(0, max(total, 1) - 1, k).round().astype(int).tolist())
     kept: list[Frame] = []
@@ -67,7 +67,7 @@ def write_folder(frames: Iterator[Frame], folder: Path) -> int:
 
 def write_npz(frames: Iterator[Frame], path: Path) -> int:
     """Write the array ``frames [T, H, W, 3]``, compressed. Returns the number of frames."""
-    # The array's header holds the number of frames, so the pixels wait in a nameless file until it is known
+    # The array's header holds the number of frames, so the pixels wait in an unnamed file until it is known
     with tempfile.TemporaryFile(dir=path.parent) as pixels:
         count = 0
         shape: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""The course's ``submission.csv``: a row for each frame, a column for each value of its pixels."""
+"""The course's ``submission.csv``: one row per frame, one column per pixel value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Submission:
 
 @contextlib.contextmanager
 def opened(path: Path, size: tuple[int, int]) -> Iterator[Submission]:
-    """A new submission, which replaces ``path`` when the block ends; if the block raises, ``path`` stays.
+    """A new submission, which replaces ``path`` when the block ends; if the block raises, ``path`` does not
+    change.
 
     Args:
         size: (H, W) of the frames.
@@ -58,7 +59,7 @@ def write_rows(frames: Iterable[npt.NDArray[np.uint8]], file: BinaryIO, first: i
     Args:
         frames: uint8 ``[H, W, C]``, consumed one at a time.
         file: where to write.
-        first: ``id`` of the first frame; ids go on from one sequence to the next.
+        first: ``id`` of the first frame; ids continue from one sequence to the next.
 
     Returns:
         The number of rows. Values are 0 to 255; a frame is flattened in the order C, H, W.

@@ -1,4 +1,4 @@
-"""Models by name. A module (or package) here that defines ``MODEL`` is a model; its file name is its name."""
+"""Models by name. A module or package here that defines ``MODEL`` is a model, named after its file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The reference model made autoregressive: it also sees the previous frame, true or predicted.
 
 The first frame anchors the prediction, so that errors do not accumulate over hundreds of steps. The previous
-frame shows what no label does: where a limb was, how the clothes moved. In training the anchor comes from
+frame shows what labels do not: where a limb was, how the clothes moved. In training the anchor comes from
 anywhere in the clip, and serves as the previous frame of the first step. It is usually very different from
 the frame before the target, which teaches the model not to copy its input blindly. Teacher forcing works as
 for any autoregressive model.

@@ -2,10 +2,10 @@
 
 A clip is a sequence of steps. Step ``t`` predicts frame ``t`` from the previous frame (true or predicted),
 the condition of frame ``t`` and a latent ``z_t``. ``z_t`` is drawn from the posterior where the true frame
-``t`` is known (training), and from the prior otherwise (prediction). What one step leaves for the next (an
-LSTM's cell, skip features, a reference frame) is passed in and returned, never stored in the module.
+``t`` is known (training), and from the prior otherwise (prediction). State that one step leaves for the next
+(an LSTM's cell, skip features, a reference frame) is passed in and returned, never stored in the module.
 
-Where all inputs are known (a parallel model, or every step teacher-forced) the engine calls ``unroll`` once;
+If all inputs are known (a parallel model, or every step teacher-forced) the engine calls ``unroll`` once;
 otherwise it calls ``step`` in a loop.
 """
 
@@ -45,8 +45,8 @@ class Step(NamedTuple):
 
     Attributes:
         x_hat: predicted frame ``[B, C, H, W]`` (K steps: ``[B, K, C, H, W]``), not clamped.
-        q: posterior, one Gaussian per latent level; empty where z came from the prior. It has fewer rows
-            than ``x_hat`` where only the first rows had targets (``VideoCVAE.mixes``).
+        q: posterior, one Gaussian per latent level; empty if z came from the prior. It has fewer rows
+            than ``x_hat`` if only the first rows had targets (``VideoCVAE.mixes``).
         p: prior, one Gaussian per latent level.
     """
 
@@ -56,11 +56,11 @@ class Step(NamedTuple):
 
 
 class ForeignWeights(NamedTuple):
-    """Weights from a file that another program wrote.
+    """Weights from another program's file.
 
     Attributes:
         state_dict: for ``load_state_dict``; tensors on the CPU.
-        notes: what was odd but harmless, one line each.
+        notes: facts and harmless oddities of the file, one line each.
     """
 
     state_dict: dict[str, Tensor]
@@ -68,7 +68,7 @@ class ForeignWeights(NamedTuple):
 
 
 class ModelConfig(Section):
-    """Base of a model's own settings; a model gives ``name`` its own name, as type and as default."""
+    """Base of a model's settings. Each model declares ``name`` with its own name as type and default."""
 
     name: str
 
@@ -84,8 +84,8 @@ class VideoCVAE(nn.Module, ABC):
     frames come from anywhere in the clip and only the frames to predict are consecutive."""
 
     mixes: ClassVar[bool] = False
-    """True for a model that can train on both kinds of rows in one pass: given targets for the first rows of
-    the batch only, it draws z from the posterior for these and from the prior for the others."""
+    """True for a model that can train on posterior rows and prior rows in one pass: if only the first rows of
+    the batch have targets, it draws z from the posterior for these and from the prior for the others."""
 
     @abstractmethod
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -104,13 +104,13 @@ class VideoCVAE(nn.Module, ABC):
         return
 
     def foreign_weights(self, path: Path) -> ForeignWeights | None:
-        """Read weights that another program has written for this architecture.
+        """Read weights that another program wrote for this architecture.
 
         Args:
             path: a file that is not a checkpoint of this tool.
 
         Returns:
-            The weights; None for a model that reads no other program's files (the default).
+            The weights; None (the default) for a model that cannot read other programs' files.
 
         Raises:
             UserError: the file cannot be read, or does not fit the model.
@@ -123,8 +123,8 @@ class VideoCVAE(nn.Module, ABC):
 
         Args:
             condition: ``[B, K, ...]``; label images are in [0, 1].
-            targets: the true frames ``[B, K, C, H, W]`` in [0, 1], if z is to come from the posterior; with
-                ``mixes`` possibly those of the first rows only. None: z comes from the prior.
+            targets: the true frames ``[B, K, C, H, W]`` in [0, 1] if z is drawn from the posterior; with
+                ``mixes`` possibly only for the first rows. None: z is drawn from the prior.
         """
 
     @abstractmethod
@@ -137,10 +137,10 @@ class VideoCVAE(nn.Module, ABC):
         """
 
     def burn_in(self, past: Tensor, condition: Tensor, noise: Sequence[Tensor]) -> tuple[Step | None, State]:
-        """As ``start``, in training.
+        """The training version of ``start``.
 
-        A model that predicts the given frames from one another here may return these ``n_past - 1``
-        predictions; the loss then counts them. The default returns None.
+        A model may predict each given frame from the one before and return these ``n_past - 1`` predictions;
+        the loss then includes them. The default returns None.
 
         Args:
             past, condition: as for ``start``.
@@ -167,8 +167,8 @@ class VideoCVAE(nn.Module, ABC):
     ) -> tuple[Step, State]:
         """``step`` for K steps whose inputs are all known; every argument has a time axis K after B.
 
-        This loop is correct for every model. A model that can compute the steps together overrides it, and
-        must give the same numbers.
+        This loop is correct for every model. A model that can compute the steps together overrides it and
+        must return the same numbers.
         """
         steps = []
         for k in range(x_prev.shape[1]):
@@ -241,7 +241,7 @@ def fold_time(
 def follows(x_prev: Tensor, targets: Tensor | None) -> bool:
     """Whether the previous frames ``[B, K, ...]``, from the second on, are the targets of the step before.
 
-    What was computed from the targets can then be used again. True frames are recognised by their memory:
+    Results for the targets can then be used again. True frames are recognised by their memory:
     both tensors are views of one clip.
     """
     if targets is None or x_prev.shape != targets.shape:

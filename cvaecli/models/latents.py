@@ -1,4 +1,4 @@
-"""What models share about z: the prior N(0, I), and the way from a network's output to a Gaussian."""
+"""Shared code for z: the prior N(0, I), and Gaussians from a network's output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .layers import at_least_float32
 
 
 def standard_normal(like: Tensor) -> Gaussian:
-    """N(0, I) in the shape of ``like``; float32, and without memory of its own."""
+    """N(0, I) in the shape of ``like``; float32, without allocating memory."""
     zeros = like.new_zeros((), dtype=torch.float32).expand(like.shape)
     return Gaussian(zeros, zeros)
 
@@ -22,7 +22,7 @@ def to_gaussian(output: Tensor) -> Gaussian:
 
 
 def clamp_logvar(gaussian: Gaussian, bound: float | tuple[float, float] | None) -> Gaussian:
-    """The same with ``logvar`` kept in [-bound, bound] or in an interval; None: as it is."""
+    """The Gaussian with ``logvar`` clamped to [-bound, bound] or to an interval; None: unchanged."""
     if bound is None:
         return gaussian
     low, high = (-bound, bound) if isinstance(bound, float | int) else bound
@@ -30,7 +30,8 @@ def clamp_logvar(gaussian: Gaussian, bound: float | tuple[float, float] | None) 
 
 
 def last_convolution(inputs: int, z_dim: int) -> nn.Conv2d:
-    """1x1 convolution to mu and logvar that starts near zero: a Gaussian near N(0, I) whatever the input."""
+    """1x1 convolution to mu and logvar with near-zero initial weights: it starts near N(0, I) for any
+    input."""
     conv = nn.Conv2d(inputs, 2 * z_dim, 1)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, each followed by a leaky ReLU (0.01), plus a skip. H and W stay the same.
 
     After He et al. 2016, in the form that learned codecs and the course template use: the second activation
-    comes before the addition, and the skip is a 1x1 convolution where the channels change.
+    comes before the addition, and the skip is a 1x1 convolution if the channels change.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -55,8 +55,8 @@ class DepthConv(nn.Module):
 class GatedFeedForward(nn.Module):
     """At each pixel ``x + W_out(a * leaky_relu(b, 0.1))``, where ``a`` and ``b`` are the halves of ``W x``.
 
-    The course template's ConvFFN with expansion 2: ``W`` gives 4 times the channels, so each half has twice
-    as many as ``x``.
+    This is the course template's ConvFFN with expansion 2: ``W`` has 4 times the channels as output, so each
+    half has twice as many as ``x``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -81,8 +81,8 @@ class GatedFeedForward(nn.Module):
 class _Gated(torch.autograd.Function):
     """``W_out(W_a x * leaky_relu(W_b x))`` for training, with less memory than autograd needs.
 
-    The product of the halves is computed again in the backward pass, and gradients overwrite tensors that
-    are no longer needed.
+    The backward pass computes the product of the halves again, and gradients overwrite tensors that are no
+    longer needed.
     """
 
     @staticmethod
@@ -140,12 +140,12 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def channel_match(in_channels: int, out_channels: int) -> nn.Module:
-    """A skip connection: the identity, or a 1x1 convolution where the channels change."""
+    """A skip connection: the identity, or a 1x1 convolution if the channels change."""
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm; in training its statistics are over the rows of all processes together."""
+    """Batch norm. In training its statistics are over the rows of all processes together."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W] -> [N, C, H, W]``."""
@@ -162,7 +162,7 @@ def several_processes() -> bool:
 def _normalise_together(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch norm of ``x [N, C, H, W]`` over the rows of all processes; N may differ between them.
 
-    nn.SyncBatchNorm would not do: it needs GPUs, and takes one step at a time.
+    nn.SyncBatchNorm is not an option: it needs GPUs and normalises one step at a time.
 
     Returns:
         The normalised rows, and their mean and unbiased variance ``[C]``, without gradient.
@@ -196,10 +196,10 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def batch_norm_per_step(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Apply ``norm`` in training mode to each step by itself, as if it saw the steps one after the other.
+    """Apply ``norm`` in training mode to each step separately, as if it saw the steps one after the other.
 
-    The steps become channels, so that one call normalises all of them. The running statistics become what
-    K updates in time order would make them: with momentum m,
+    The steps become channels, so that one call normalises all of them. The running statistics are the same as
+    after K updates in time order: with momentum m,
     ``(1 - m)^K * running + sum_k m (1 - m)^(K - 1 - k) * batch_k``.
 
     Args:
@@ -242,7 +242,7 @@ def split_time(x: Tensor, shape: Sequence[int]) -> Tensor:
 def join_time(parts: Sequence[Tensor]) -> Tensor:
     """Join maps ``[B, K_1, C, H, W]``, ``[B, K_2, C, H, W]``, ... along time.
 
-    The result is channels-last in memory. ``torch.cat`` alone would make it contiguous, which slows down
-    everything that follows.
+    The result is channels-last in memory. ``torch.cat`` alone would make it contiguous, which slows down all
+    later operations.
     """
     return torch.cat([part.movedim(2, -1) for part in parts], 1).movedim(-1, 2)

@@ -1,8 +1,8 @@
 """The course's pose model: an autoregressive CVAE at full frame size, conditioned on label images.
 
-- no down-sampling: every feature map, and the latent too, has the frame's height and width
+- no down-sampling: all feature maps and the latent have the frame's height and width
 - the posterior sees a true frame and the label; the prior is N(0, I) at every pixel
-- no state: a step needs the previous frame, the label and z, and nothing else
+- no state: a step needs only the previous frame, the label and z
 - channels, rounded down as in the course's code: frame encoder frame_dim / 8, / 4, / 2; label encoder
   label_dim / 2; posterior z_dim / 4, / 2; fusion n / 4, n / 2 with n = frame_dim + label_dim + z_dim, then
   fusion_dim / 2; generator fusion_dim / 2, / 4, / 8
@@ -53,11 +53,11 @@ class PoseConfig(ModelConfig):
     )
     posterior: Literal["target", "fed"] = Field(
         default="target",
-        description="frame that the posterior sees: the true frame to predict, or the previous frame as fed",
+        description="frame that the posterior sees: the true frame to predict, or the input frame",
     )
     batch_norm: Literal["per_step", "pooled"] = Field(
         default="per_step",
-        description="training statistics of the label encoder's batch norm: for each time step by itself"
+        description="training statistics of the label encoder's batch norm: for each time step separately"
         " (as in the course's loop), or over all steps",
     )
     logvar_clamp: float | None = Field(
@@ -112,7 +112,7 @@ class PoseCVAE(VideoCVAE):
         return ForeignWeights(found.state_dict, found.notes)
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """Label features and, where the posterior sees the targets, its ``mu`` and ``logvar``.
+        """Label features and, if the posterior sees the targets, its ``mu`` and ``logvar``.
 
         In training mode this updates the batch norm's running statistics: call it once for each step.
         """
@@ -160,7 +160,7 @@ class PoseCVAE(VideoCVAE):
             fed = self.config.posterior == "fed"
             level = self._posterior(frame, label) if fed else Gaussian(features["mu"], features["logvar"])
             q, z = (level,), level.sample(z)
-        # torch.cat keeps the channels-last layout only where all parts have it.
+        # torch.cat keeps the channels-last layout only if all parts have it.
         z = z.to(frame.dtype).contiguous(memory_format=torch.channels_last)
         fused = self.Decoder_Fusion(torch.cat((frame, label, z), dim=1))
         x_hat = at_least_float32(self.Generator(fused))
@@ -175,7 +175,7 @@ class PoseCVAE(VideoCVAE):
 
 
 class LabelEncoder(nn.Sequential):
-    """Label images to features. The only part of the model with batch norm.
+    """Label images to features. This is the only part of the model with batch norm.
 
     Args:
         in_channels: channels of the label images.

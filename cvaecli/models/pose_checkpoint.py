@@ -1,4 +1,4 @@
-"""Reads a course checkpoint (``.ckpt``) for the pose model. No code that the file may hold is run."""
+"""Reads a course checkpoint (``.ckpt``) for the pose model, without running code from the file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SIZE_ENTRIES = {
     "z_dim": "Gaussian_Predictor.4.conv2.bias",
     "fusion_dim": "Decoder_Fusion.5.bias",
 }
-"""For each size among the pose model's settings, an entry that has this length."""
+"""For each size in the pose model's settings, an entry of the checkpoint with this length."""
 
-SHOWN = 3  # entries named in a message
+SHOWN = 3  # number of entries named in a message
 
 
 def load_course_checkpoint(
@@ -36,7 +36,7 @@ def load_course_checkpoint(
     Args:
         path: the file.
         expected: the model's ``state_dict``; names and shapes must agree.
-        sizes: the model's settings, for a hint about a file that does not fit.
+        sizes: the model's settings, for a hint if the file does not fit.
 
     Raises:
         UserError: the file cannot be read, is damaged, stores code, or does not fit the model.
@@ -111,13 +111,13 @@ def _is_vector(value: object) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    """The first few and how many more."""
+    """The first few names, and the number of the others."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _saved_when(path: Path, content: Mapping[str, object]) -> list[str]:
-    """A line about the state of the training that wrote the file, as far as the file says."""
+    """A line about the training that wrote the file, as far as the file says."""
     words = {"last_epoch": "epoch", "lr": "learning rate", "tfr": "tfr"}
     numbers = {word: _number(content.get(key)) for key, word in words.items()}
     known = [f"{word} {number:g}" for word, number in numbers.items() if number is not None]
@@ -135,5 +135,7 @@ def _optimiser_notes(path: Path, optimizer: object, names: set[object]) -> list[
     if not isinstance(optimizer, dict):
         return []
     if names & set(optimizer):
-        return [f"{path}: its 'optimizer' holds the model's weights again, no optimiser state; ignored"]
-    return [f"{path}: its optimiser state is ignored; training goes on with a fresh one"]
+        return [
+            f"{path}: its 'optimizer' holds the model's weights again instead of an optimiser state; ignored"
+        ]
+    return [f"{path}: its optimiser state is ignored; training continues with a new one"]

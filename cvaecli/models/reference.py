@@ -2,12 +2,12 @@
 
 - predictions do not depend on one another: no drift, no unrolling, all steps in one batch
 - training uses random (reference, target) pairs of a clip. Consecutive frames are nearly equal, so a model
-  trained on them learns to copy; frames far apart force it to read the pose
+  trained on them learns to copy; distant frames force it to read the pose
 - a U-Net over (reference frame, its label, target label), with attention at the coarsest levels, where the
   old and the new place of a limb are a few cells apart. Any frame size is padded to whole coarsest cells
-- the finest cells may be patches of pixels; otherwise a U-Net does most of its arithmetic at full size
+- the finest cells can be patches of pixels; without patches a U-Net does most of its arithmetic at full size
 - the first layer's output for the reference is computed once for each clip
-- gated output ``m * reference + (1 - m) * generated``, which carries a still background over
+- gated output ``m * reference + (1 - m) * generated``, which copies a static background
 - a latent map at the coarsest level; its prior is learned from the condition, or N(0, I)
 
 After Balakrishnan et al. 2018, "Synthesizing Images of Humans in Unseen Poses"; conditional prior after
@@ -32,7 +32,7 @@ from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_
 from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
 
-FEW_CELLS = 256  # up to here the attention weights for all pairs of cells take little memory
+FEW_CELLS = 256  # up to this number the attention weights for all pairs of cells take little memory
 HEAD_WIDTH = 32  # channels of an attention head
 LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
 
@@ -72,7 +72,7 @@ class UNetConfig(ModelConfig):
                 f"encoder_blocks: {levels} widths need {levels} encoder_blocks, {levels - 1} decoder_blocks"
             )
         if self.attention_levels > levels:
-            raise ValueError(f"attention_levels: there are {levels} levels, one for each of widths")
+            raise ValueError(f"attention_levels: there are only {levels} levels, one for each of widths")
         return self
 
 
@@ -172,7 +172,7 @@ class ReferenceCVAE(VideoCVAE):
         q: tuple[Gaussian, ...] = ()
         z = p.sample(noise[0])
         if posterior:
-            n = len(features["target"])  # the first n rows have targets, the others keep z from the prior
+            n = len(features["target"])  # the first n rows have targets; the others keep z from the prior
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
         size = reference.shape[-2:]
@@ -255,7 +255,7 @@ class ReferenceCVAE(VideoCVAE):
 def label_features(label: Tensor) -> Tensor:
     """A label image inverted, its 3x3 maximum, and a wide soft halo: ``[B, C, H, W] -> [B, 3C, H, W]``.
 
-    Thin sticks cover few pixels. The halos show pixels nearby which stick is close.
+    Thin sticks cover few pixels. The halos tell nearby pixels which stick is close.
     """
     ink = 1.0 - label
     near = _max_of_3x3(ink)
@@ -295,7 +295,7 @@ def gaussian_head(inputs: int, z_dim: int) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block (He et al. 2016b). At the start only its skip counts."""
+    """Pre-activation residual block (He et al. 2016b). Initially only its skip has an effect."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -322,7 +322,8 @@ def _attention_kernel(x: Tensor, cells: int) -> contextlib.AbstractContextManage
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over all cells (Vaswani et al. 2017). Without position parameters, so any size works."""
+    """Self-attention over all cells (Vaswani et al. 2017). It has no position parameters, so any size
+    works."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

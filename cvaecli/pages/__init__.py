@@ -4,9 +4,9 @@ Neither torch nor the run's data is needed, so a copied run folder is enough.
 
 =============  ====================================================================================
 folders        run folders found and read
-settings       what differs between runs; runs grouped by protocol and by setting
-paired         differences between settings over equal seeds: what is settled, what is noise
-diagnosis      one run's numbers turned into sentences
+settings       the settings that differ between runs; runs grouped by protocol and by setting
+paired         differences between settings over equal seeds: settled ones and noise
+diagnosis      one run's numbers in sentences
 figures        the figures of a comparison
 svg            figures put into a page
 pictures       strips, and the frames that the player shows

@@ -1,4 +1,4 @@
-"""Runs compared: a table for the terminal, a page, or Markdown and CSV with figures beside them."""
+"""Compare runs: a table for the terminal, a page, or Markdown and CSV with figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .settings import PROTOCOL, Group, Setting, groups_of, question, short_names
 SUFFIXES = (".html", ".md", ".csv")
 
 WIDE = 6
-"""Up to so many keys that differ are columns of the table; more are a table of their own."""
+"""Up to this many differing keys are columns of the table; more get their own table."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def compare(specs: Sequence[str | Path], split: str | None = None) -> Comparison
 
     Args:
         specs: see ``folders.find_runs``.
-        split: whose evaluations; default: val where there is one.
+        split: which evaluations; default: val if there is one.
 
     Raises:
         UserError: no runs, or a damaged file.
@@ -70,7 +70,7 @@ def compare(specs: Sequence[str | Path], split: str | None = None) -> Comparison
     paths = find_runs(specs)
     split = choose_split(paths, split)
     if split != Path(split).name:
-        raise UserError(f"--split {split}: is not a split", "val, test or another folder under eval/")
+        raise UserError(f"--split {split}: not a split", "val, test or another folder under eval/")
     runs = read_runs(paths, split)
     return Comparison(runs, groups_of(runs), question(runs), split)
 
@@ -79,7 +79,7 @@ def compare(specs: Sequence[str | Path], split: str | None = None) -> Comparison
 
 
 def columns_of(group: Group) -> list[Column]:
-    """The columns that hold a number; those about samples only where there are several."""
+    """The columns that hold a number; those about samples only if there are several samples."""
     several = group.protocol.get("samples", 1) != 1
     return [
         column
@@ -90,7 +90,7 @@ def columns_of(group: Group) -> list[Column]:
 
 
 def cell(setting: Setting, column: Column, with_spread: bool = True) -> str:
-    """Mean over the runs, and with several of them ± standard deviation (of a sample: n - 1)."""
+    """Mean over the runs, with ± sample standard deviation (n - 1) if there are several."""
     values = setting.numbers(column.name)
     if not len(values) or not np.isfinite(values).all():
         return ""
@@ -100,7 +100,7 @@ def cell(setting: Setting, column: Column, with_spread: bool = True) -> str:
 
 
 def seeds(setting: Setting) -> str:
-    """The seeds that count, and how many runs do not."""
+    """The seeds that count, and the number of runs that do not."""
     text = ", ".join(str(run.seed) for run in setting.counted) or "–"
     return text + (f" ({len(setting.left_out)} not counted)" if setting.left_out else "")
 
@@ -127,7 +127,7 @@ def protocol_words(group: Group) -> str:
 
 
 def measures(group: Group) -> dict[str, str]:
-    """What each number of the table is."""
+    """The meaning of each number of the table."""
     protocol = group.protocol
     if not protocol:
         return {}
@@ -144,7 +144,7 @@ def measures(group: Group) -> dict[str, str]:
 
 
 def protocol_differences(groups: Sequence[Group]) -> str:
-    """Why there are several groups; empty where there is one."""
+    """Why there are several groups; empty if there is only one."""
     known = [group.protocol for group in groups if group.protocol]
     keys = [*PROTOCOL, "data_fingerprint", "frames"]
     differ = [key for key in keys if len({str(protocol.get(key)) for protocol in known}) > 1]
@@ -152,12 +152,12 @@ def protocol_differences(groups: Sequence[Group]) -> str:
         return ""
     return (
         f"These runs were measured in {len(known)} ways (different: {', '.join(differ)}). "
-        "Numbers of one group do not compare with those of another, so there is no common ranking."
+        "Numbers of different groups are not comparable, so there is no common ranking."
     )
 
 
 def answer(group: Group, differences: Sequence[Difference]) -> str:
-    """The best setting, and whether it is surely the best."""
+    """The best setting, and whether its lead is settled."""
     ranked = group.ranked
     if not ranked:
         return "No run of this group has finished and been evaluated."
@@ -179,7 +179,7 @@ def table(group: Group, narrow: bool = False) -> tuple[list[str], list[list[str]
     """Headings and rows, best mean first: what differs, seeds, numbers.
 
     Args:
-        narrow: for a terminal: how many runs count instead of their seeds, and a spread for PSNR only.
+        narrow: for a terminal: the number of runs instead of their seeds, and a spread only for PSNR.
     """
     keys = group.keys if len(group.keys) <= WIDE else []
     names, columns = short_names(keys), columns_of(group)
@@ -244,8 +244,8 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     """Write the comparison.
 
     Args:
-        out: .html, one page that holds everything; .csv, a row a run; .md, a text with a .csv and figures
-            (PNG and SVG) beside it.
+        out: .html, one self-contained page; .csv, one row per run; .md, Markdown with a .csv and figures (PNG
+            and SVG) next to it.
 
     Returns:
         The files written.
@@ -317,7 +317,7 @@ def _drawn(comparison: Comparison) -> Iterator[tuple[int, Group, dict[str, Any]]
 
 
 def _section(group: Group) -> dict[str, Any]:
-    """What the templates say of a group."""
+    """A group's values for the templates."""
     between = paired.between_settings(group)
     headings, rows = table(group)
     return {
@@ -342,7 +342,7 @@ _TABLE_WORDS = {
 
 
 def _trivial(group: Group) -> dict[str, float]:
-    """The trivial predictors' PSNR, equal for all runs that were measured alike."""
+    """The trivial predictors' PSNR, the same for all runs of a group."""
     run = next((run for setting in group.ranked for run in setting.counted), None)
     if run is None:
         return {}
@@ -384,7 +384,7 @@ def _html(comparison: Comparison) -> str:
 
 
 def _sort_keys(group: Group) -> list[list[str]]:
-    """What the page sorts each cell by: a number for the numbers, else the text itself."""
+    """The sort key of each cell in the page: its number, if it has one, else its text."""
     _, rows = table(group)
     columns = columns_of(group)
     keys = []

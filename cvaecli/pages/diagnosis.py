@@ -1,6 +1,6 @@
 """One run's numbers in plain words. Each function takes curves or numbers and returns a sentence or two.
 
-The thresholds are rules of thumb, named so that a page can be read with them in mind.
+The thresholds are rules of thumb.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..tables import Array
 from .settings import signed
 
 SILENT = 0.1
-"""nats per frame: a latent that carries less is silent."""
+"""nats per frame: a latent that carries less is called silent."""
 WORTH = 0.1
-"""dB: a gap between posterior and prior below this is none."""
+"""dB: a smaller gap between posterior and prior counts as none."""
 DRIFT = 1.0
-"""dB that the rollout must lie below one step before this is called drift."""
+"""dB: if the rollout is further below one step, this is called drift."""
 FALL = 0.3
-"""dB by which validation must end below its best before this is called over-fitting."""
+"""dB: if validation ends further below its best, this is called over-fitting."""
 
 
 def latent(kl: float, gap: float) -> str:
@@ -30,15 +30,12 @@ def latent(kl: float, gap: float) -> str:
         gap: dB by which a prediction with z from the posterior beats one with z from the prior.
     """
     if not (np.isfinite(kl) and np.isfinite(gap)):
-        return "Whether the latent is used is not known: KL or the posterior's PSNR is not finite."
+        return "It is not known whether the latent is used: KL or the posterior's PSNR is not finite."
     numbers = f"it carries {kl:.3g} nats per frame, and z from the posterior is worth {signed(gap)} dB"
     if kl < SILENT:
         return f"The latent is silent: {numbers}. The model predicts from frames and conditions alone."
     if gap < WORTH:
-        return (
-            f"The latent is filled but of little use: {numbers}. "
-            "What it carries does not show in the picture."
-        )
+        return f"The latent is filled but of little use: {numbers}. Its content does not show in the picture."
     return f"The latent is used: {numbers}. Predictions draw z from the prior and must do without that gain."
 
 
@@ -51,9 +48,9 @@ def drift(frames: Array, rollout: Array, one_step: Array) -> str:
         one_step: dB with the true previous frame fed, ``[n]``.
     """
     if len(frames) < 5:
-        return "The clips are too short to speak of drift."
+        return "The clips are too short to judge drift."
     if np.allclose(rollout, one_step, atol=1e-3):
-        return "There is no drift: feeding back predictions costs nothing at any frame."
+        return "There is no drift: feeding back predictions lowers the PSNR of no frame."
     fifth = max(1, len(frames) // 5)
     behind = _smooth(one_step - rollout, min(25, fifth) // 2 * 2 + 1)
     end, mean = float((one_step - rollout)[-fifth:].mean()), float((one_step - rollout).mean())
@@ -66,7 +63,7 @@ def drift(frames: Array, rollout: Array, one_step: Array) -> str:
             f"There is little drift: the rollout lies {mean:.2f} dB below one step on average and "
             f"{end:.2f} dB over the last fifth of the frames.{tail}"
         )
-    # It has set in after the last place where the rollout still keeps up
+    # Drift begins after the last frame where the rollout still keeps up
     keeps_up = np.flatnonzero(behind <= DRIFT)
     place = int(keeps_up[-1]) + 1 if len(keeps_up) else 0
     tail = f"over the last fifth of the frames it is {end:.1f} dB below"
@@ -112,8 +109,8 @@ def labels(ink: Array, first: int, last: int) -> str:
     """Do the label images of a stretch differ from the others?
 
     Args:
-        ink: share of each label's pixels that differ from the usual label, ``[T]``.
-        first, last: the stretch.
+        ink: share of each label's pixels that differ from the median label, ``[T]``.
+        first, last: the frames of the stretch.
     """
     here, usual = float(ink[first : last + 1].mean()), float(np.median(ink))
     blank = int((ink[first : last + 1] < 0.1 * usual).sum())
@@ -130,7 +127,7 @@ def over_fitting(epoch: Array, psnr: Array, train_recon: Array) -> str:
     """Did validation peak before the end?
 
     Args:
-        epoch: of each validation, ``[n]``.
+        epoch: epoch of each validation, ``[n]``.
         psnr: free-running validation PSNR, ``[n]``.
         train_recon: reconstruction term of training in the same epochs, ``[n]``; lower is better.
     """
@@ -139,7 +136,7 @@ def over_fitting(epoch: Array, psnr: Array, train_recon: Array) -> str:
     best = int(psnr.argmax())
     fall = float(psnr[best] - psnr[-max(1, len(psnr) // 5) :].mean())
     if fall > FALL and best < len(psnr) - 1:
-        training = "went on falling" if train_recon[-1] < train_recon[best] else "did not fall either"
+        training = "kept falling" if train_recon[-1] < train_recon[best] else "did not fall either"
         cause = "the model over-fits" if train_recon[-1] < train_recon[best] else "training became unstable"
         return (
             f"Validation peaked at epoch {int(epoch[best])} with {psnr[best]:.2f} dB and ends "
@@ -157,7 +154,7 @@ def over_fitting(epoch: Array, psnr: Array, train_recon: Array) -> str:
 
 
 def against_trivial(psnr: float, repeat: float, mean_frame: float) -> str:
-    """Does the model beat predictors that know nothing of the conditions?"""
+    """Does the model beat predictors that ignore the conditions?"""
     above, over_mean = psnr - repeat, psnr - mean_frame
     if not np.isfinite(above + over_mean):
         return "The trivial predictors' PSNR is not known."

@@ -53,7 +53,7 @@ def run_figures(run: RunFolder) -> dict[str, Figure]:
 
 
 def _seeds(group: Group) -> Figure | None:
-    """A row a setting: a dot for each seed, a thick mark at their mean, a line over their range."""
+    """One row per setting: a dot for each seed, a thick mark at their mean, a line over their range."""
     settings = group.ranked
     if not settings:
         return None
@@ -69,7 +69,7 @@ def _seeds(group: Group) -> Figure | None:
 
 
 def _differences(differences: Sequence[Difference]) -> Figure | None:
-    """A row a difference: a dot for each seed, the mean and its 95 % interval, and a line at zero."""
+    """One row per difference: a dot for each seed, the mean with its 95 % interval, and a line at zero."""
     told = [each for each in differences if len(each.values)]
     if not told:
         return None
@@ -82,7 +82,7 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
         if len(each.values) > 1:
             interval = [each.mean - each.margin, each.mean + each.margin]
             axes.plot(interval, [row, row], "-", color=colour, linewidth=1)
-    # The interval of two seeds is so wide that it would squeeze all others: it runs out of the figure
+    # The interval of two seeds is so wide that it would squeeze all others: it may leave the figure
     ends = np.concatenate([[0.0], *(_extent(each) for each in told)])
     room = 0.06 * np.ptp(ends) or SMALLEST
     axes.set_xlim(ends.min() - room, ends.max() + room)
@@ -96,7 +96,7 @@ SMALLEST = 0.01  # dB
 
 
 def _extent(difference: Difference) -> Array:
-    """What of a row must be seen: its dots, and from three seeds on its interval."""
+    """The part of a row that must be visible: its dots and, from three seeds on, its interval."""
     ends = [difference.mean - difference.margin, difference.mean + difference.margin]
     return np.array([*difference.values, *(ends if len(difference.values) > 2 else [])])
 
@@ -114,7 +114,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _curves(group: Group, read: Callable[[RunFolder], Curve], x: str, label: str) -> Figure | None:
-    """A line a setting, the mean over its seeds, in a band from the lowest seed to the highest."""
+    """One line per setting, the mean over its seeds, in a band from the lowest seed to the highest."""
     figure, [axes] = style.new_figure(3.0)
     drawn = False
     for number, setting in enumerate(group.ranked):
@@ -135,7 +135,7 @@ def _curves(group: Group, read: Callable[[RunFolder], Curve], x: str, label: str
 
 
 def _known(setting: Setting, read: Callable[[RunFolder], Curve]) -> tuple[Array, Array] | None:
-    """(x ``[K]``, y ``[runs, K]``) at the x that all runs have; None where a run has no curve."""
+    """(x ``[K]``, y ``[runs, K]``) at the x that all runs have; None if a run has no curve."""
     try:
         curves = [read(run) for run in setting.counted]
     except AbsentError:
@@ -149,7 +149,7 @@ def _known(setting: Setting, read: Callable[[RunFolder], Curve]) -> tuple[Array,
 
 
 def epoch_curve(run: RunFolder) -> Curve:
-    """(epoch, validation PSNR), where there was a validation."""
+    """(epoch, validation PSNR) of the epochs with a validation."""
     table = read_table(run.path / "metrics.csv", ["epoch"], ["val/psnr"])
     there = np.isfinite(table["val/psnr"])
     return table["epoch"][there], table["val/psnr"][there]

@@ -1,4 +1,4 @@
-"""Run folders found and read. A run that lacks a file is still a run; a damaged file is an error."""
+"""Find and read run folders. A run that lacks a file is still a run; a damaged file is an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunFolder:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How the evaluation measured; empty where there is none."""
+        """The protocol of the evaluation; empty if there is none."""
         return dict((self.summary or {}).get("protocol") or {})
 
     @property
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def config_text(self) -> str:
-        """``config.yaml`` as it is."""
+        """The text of ``config.yaml``."""
         return (self.path / "config.yaml").read_text(encoding="utf-8")
 
     @property
@@ -55,7 +55,7 @@ class RunFolder:
         """Why the run is not averaged with others; empty for a finished, evaluated run."""
         status = self.info.get("status")
         if status == "failed":
-            return f"failed: {self.info.get('error', 'no reason noted')}"
+            return f"failed: {self.info.get('error', 'no reason recorded')}"
         if status != "finished":
             return f"not finished ({status or 'no run.json'})"
         if self.info.get("schedule_changes"):
@@ -67,7 +67,7 @@ class RunFolder:
         return ""
 
     def number(self, name: str) -> float:
-        """A number of the evaluation, or ``minutes`` of training; NaN where there is none."""
+        """A number of the evaluation, or ``minutes`` of training; NaN if missing."""
         if name == "minutes":
             seconds = self.info.get("train_seconds")
             return seconds / 60 if isinstance(seconds, int | float) else math.nan
@@ -75,13 +75,13 @@ class RunFolder:
         return float(value) if isinstance(value, int | float) else math.nan
 
     def trivial(self, name: str) -> float:
-        """PSNR of a trivial predictor, ``repeat_last_past`` or ``mean_frame``; NaN where unknown."""
+        """PSNR of a trivial predictor, ``repeat_last_past`` or ``mean_frame``; NaN if unknown."""
         value = ((self.summary or {}).get("baselines") or {}).get(name, {}).get("psnr")
         return float(value) if isinstance(value, int | float) else math.nan
 
 
 def find_runs(specs: Sequence[str | Path], root: Path = Path("runs")) -> list[Path]:
-    """The run folders that RUN... or a sweep's folder mean, each once, in order.
+    """The run folders that the arguments mean, each once, in order.
 
     Args:
         specs: run folders, folders of runs, or names of either under ``root``.
@@ -100,7 +100,7 @@ def find_runs(specs: Sequence[str | Path], root: Path = Path("runs")) -> list[Pa
         if not inside:
             raise UserError(f"{folder}: holds no runs", "a run's folder has a config.yaml")
         for path in inside:
-            if path == folder or not path.is_symlink():  # `latest` stands for a run that is there itself
+            if path == folder or not path.is_symlink():  # `latest` is a link to a run that is found anyway
                 found.setdefault(path.resolve(), path)
     return list(found.values())
 
@@ -110,7 +110,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def choose_split(paths: Sequence[Path], asked: str | None) -> str:
-    """The split asked for; else val where any run has it, else the one that most runs have."""
+    """The given split; else val if any run has it, else the one that most runs have."""
     if asked is not None:
         return asked
     have = [file.parent.name for path in paths for file in path.glob("eval/*/metrics.json")]
@@ -118,7 +118,7 @@ def choose_split(paths: Sequence[Path], asked: str | None) -> str:
 
 
 def read_runs(paths: Sequence[Path], split: str) -> list[RunFolder]:
-    """Read the runs; names are as short as they can be while they differ.
+    """Read the runs; names are as short as possible while they differ.
 
     Raises:
         UserError: a damaged config.yaml, run.json or metrics.json.
@@ -148,7 +148,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    """``run.json``; empty where there is none."""
+    """``run.json``; empty if there is none."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What the pages use of ``cvaecli.plots``: the look of figures, and one run's figures."""
+"""The parts of ``cvaecli.plots`` that the pages use: the look of figures, and one run's figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tables import AbsentError
 __all__ = ["one_run_figures", "style"]
 
 ELSEWHERE = ("grid", "samples", "compare")
-"""Kinds that a run's page leaves out: pictures have a section of their own."""
+"""Kinds that a run's page leaves out: pictures have their own section."""
 
 
 def one_run_figures(run: Path, split: str) -> Iterator[tuple[str, Figure]]:
@@ -25,4 +25,4 @@ def one_run_figures(run: Path, split: str) -> Iterator[tuple[str, Figure]]:
         try:
             yield kind, drawer(kind)(request)
         except AbsentError:
-            continue  # an unfinished run has not all files yet
+            continue  # an unfinished run does not have all files yet

@@ -1,7 +1,7 @@
-"""Differences between settings over equal seeds, and what they settle.
+"""Differences between settings over equal seeds, and which of them are settled.
 
-The seed is the unit: runs of one seed share their first weights and the order of their batches, so the
-difference between two of them has less noise than their levels have.
+The seed is the unit: runs with the same seed share their initial weights and the order of their batches, so
+their difference has less noise than their values.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from .settings import Group, Setting, short_names, signed
 
 ENOUGH = 3
-"""Fewer equal seeds settle nothing."""
+"""With fewer equal seeds no difference is settled."""
 SMALL = 0.1
-"""dB; a difference that is surely smaller is called none."""
+"""dB; settings whose difference is certainly smaller are called equal."""
 ALL_PAIRS = 5
-"""Up to so many settings every pair is compared; of more, the best with each of the others."""
+"""Up to this many settings every pair is compared; with more, only the best with each of the others."""
 
 RULE = (
     "Every difference is taken between runs of the same seed, so n is the number of seeds that both sides "
@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds; NaN where there is none."""
+        """Mean over the seeds; NaN if there are none."""
         return float(self.values.mean()) if len(self.values) else np.nan
 
     @property
@@ -60,7 +60,7 @@ class Difference:
         n = len(self.values)
         if n < 2:
             return np.nan
-        # Above 20 degrees of freedom the quantile of 20 is a little too careful.
+        # Above 20 degrees of freedom the quantile for 20 is slightly too large.
         return float(_T[min(n - 1, len(_T)) - 1] * self.values.std(ddof=1) / np.sqrt(n))
 
     @property
@@ -102,7 +102,7 @@ class Difference:
 
 
 def between_settings(group: Group) -> list[Difference]:
-    """Every pair of settings; of more than ``ALL_PAIRS`` settings, the best and each of the others."""
+    """Every pair of settings; with more than ``ALL_PAIRS``, only the best with each of the others."""
     settings = group.ranked
     if len(settings) <= ALL_PAIRS:
         pairs = list(itertools.combinations(settings, 2))
@@ -115,8 +115,8 @@ def one_key_at_a_time(group: Group) -> list[Difference]:
     """For two or more keys: one value against another of the same key, all other keys equal.
 
     The differences are averaged over the values of the other keys within each seed: seeds are independent,
-    the cells of one seed are not. Empty where no key has two such pairs of settings: ``between_settings``
-    says it all then.
+    the cells of one seed are not. Empty if no key has two such pairs of settings: then
+    ``between_settings`` has all of it.
     """
     if len(group.keys) < 2:
         return []
@@ -127,25 +127,25 @@ def one_key_at_a_time(group: Group) -> list[Difference]:
             pairs = [
                 (left, right)
                 for left, right in itertools.product(group.ranked, group.ranked)
-                if (left.values[key], right.values[key]) == (a, b) and _alike(left, right, key)
+                if (left.values[key], right.values[key]) == (a, b) and _differ_only_in(left, right, key)
             ]
             if pairs:
                 pooled = pooled or len(pairs) > 1
                 difference = _difference(f"{names[key]} {a}", f"{names[key]} {b}", pairs)
-                found.append(difference if not difference.mean < 0 else _turned(difference))
+                found.append(difference if not difference.mean < 0 else _sides_swapped(difference))
     return found if pooled else []
 
 
-def _alike(left: Setting, right: Setting, key: str) -> bool:
+def _differ_only_in(left: Setting, right: Setting, key: str) -> bool:
     return all(value == right.values[other] for other, value in left.values.items() if other != key)
 
 
-def _turned(difference: Difference) -> Difference:
+def _sides_swapped(difference: Difference) -> Difference:
     return Difference(difference.right, difference.left, difference.seeds, -difference.values)
 
 
 def _difference(left: str, right: str, pairs: Sequence[tuple[Setting, Setting]]) -> Difference:
-    """One value a seed: the mean over the pairs of settings in which both sides have that seed."""
+    """One value per seed: the mean over the pairs of settings in which both sides have that seed."""
     found: dict[int | str, list[float]] = {}
     for a, b in ((a.by_seed("psnr"), b.by_seed("psnr")) for a, b in pairs):
         for seed in a.keys() & b.keys():

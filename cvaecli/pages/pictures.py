@@ -1,7 +1,7 @@
-"""Pictures from a run folder, small enough to lie inside a page: strips, and frames for the player.
+"""Pictures from a run folder, small enough to embed in a page: strips, and frames for the player.
 
 The player shows sprite sheets: the frames of a video side by side in one picture, so that all videos of a
-page step by one clock. They are compressed (WebP); every number on a page comes from the evaluation instead.
+page step together. They are compressed (WebP); the numbers on a page come from the evaluation instead.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..media.panels import strip
 Frames = npt.NDArray[np.uint8]  # [T, H, W, 3]
 
 PIXELS = 10_000_000
-"""Most pixels of all sprite sheets of a page together; about 3 MB."""
+"""Largest total number of pixels of a page's sprite sheets; about 3 MB."""
 MOST_FRAMES = 300
-LARGEST_SIDE = 128  # pixels of a shown frame
+LARGEST_SIDE = 128  # pixels; longest side of a shown frame
 STRIP_WIDTH = 1400  # pixels
 
 
 @dataclass(frozen=True)
 class Video:
-    """A clip as a run predicted it."""
+    """A clip and a run's prediction of it."""
 
     truth: Frames | None
     prediction: Frames
@@ -41,7 +41,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A sprite sheet and what it shows."""
+    """A sprite sheet and a description of its frames."""
 
     caption: str
     uri: str
@@ -52,10 +52,11 @@ class Sprite:
 
 
 def video_of(run: Path, split: str) -> Video | None:
-    """The first clip of the split as the run predicted it, from ``predictions/``, if it is there.
+    """The run's prediction of the first clip of the split, from ``predictions/``, if there is one.
 
-    Read are ``<split>-0-frames.npz``, which the page's ``--frames`` writes, ``<split>-0-futures.npz`` of
-    ``cvae plot samples``, and ``<split>-0-panels.gif`` of ``cvae export-gif``, in this order.
+    Reads the first that exists of ``<split>-0-frames.npz`` (from the option ``--frames``),
+    ``<split>-0-futures.npz`` (from ``cvae plot samples``) and ``<split>-0-panels.gif`` (from
+    ``cvae export-gif``).
 
     Raises:
         UserError: a damaged file.
@@ -80,7 +81,7 @@ def _arrays(path: Path) -> Video:
 
 
 def _panels(path: Path) -> Video:
-    """A GIF of panels side by side is shown as it is."""
+    """A GIF of panels side by side, shown unchanged."""
     try:
         with Image.open(path) as image:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
@@ -92,8 +93,8 @@ def _panels(path: Path) -> Video:
 def sprites(videos: Sequence[tuple[str, Video]]) -> list[Sprite]:
     """Sprite sheets that step together: the truth, the label images, and each prediction.
 
-    All show the same frame numbers, as many as every video has and as the page can bear. The truth and the
-    labels are the first video's; they are shown once.
+    All show the same frame numbers, limited by the shortest video and by ``PIXELS``. The truth and the labels
+    are the first video's; they are shown once.
     """
     if not videos:
         return []
@@ -105,12 +106,12 @@ def sprites(videos: Sequence[tuple[str, Video]]) -> list[Sprite]:
     height, width = _size(first.prediction)
     most = max(2, PIXELS // (len(shown) * height * width))
     chosen = np.unique(np.linspace(0, total - 1, min(total, MOST_FRAMES, most)).round().astype(int))
-    # Label images are flat: lossless is small for them, and their thin lines would suffer
+    # Label images are flat: lossless files are small, and lossy ones would damage their thin lines
     return [_sprite(name, frames, chosen, lossless=name == "label") for name, frames in shown]
 
 
 def _size(frames: Frames) -> tuple[int, int]:
-    """(height, width) at which a frame is shown."""
+    """(height, width) of a frame as shown."""
     H, W = frames.shape[1:3]
     factor = min(1.0, LARGEST_SIDE / min(H, W))
     return max(1, round(H * factor)), max(1, round(W * factor))
@@ -118,7 +119,7 @@ def _size(frames: Frames) -> tuple[int, int]:
 
 def _sprite(caption: str, frames: Frames, chosen: npt.NDArray[np.int64], lossless: bool) -> Sprite:
     height, width = _size(frames)
-    columns = max(1, min(len(chosen), 8000 // width))  # WebP ends at 16383 pixels
+    columns = max(1, min(len(chosen), 8000 // width))  # WebP is limited to 16383 pixels
     sheet = Image.new("RGB", (columns * width, -(-len(chosen) // columns) * height))
     for place, number in enumerate(chosen):
         frame = Image.fromarray(np.ascontiguousarray(frames[number]))
@@ -130,7 +131,8 @@ def _sprite(caption: str, frames: Frames, chosen: npt.NDArray[np.int64], lossles
 
 
 def strip_of(run: Path, split: str) -> str | None:
-    """The strip of the run's evaluation, else of its last validation, as a data URI, if there is one.
+    """The strip of the run's evaluation, or else of its last validation, as a data URI; None if there is
+    none.
 
     Raises:
         UserError: a damaged file.

@@ -1,4 +1,4 @@
-"""Jinja2 templates to text. What comes from a file is escaped, and no script in it can run."""
+"""Renders Jinja2 templates. Values from files are escaped, so that no script in them can run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import UserError
 def page(template: str, **values: Any) -> str:
     """A self-contained HTML page.
 
-    The page forbids itself every request, and every script but its own, by a Content-Security-Policy.
+    Its Content-Security-Policy forbids all requests, and all scripts but its own.
     """
     environment = _environment(autoescape=True)
     script = environment.get_template("page.js").render()
@@ -61,7 +61,7 @@ def fixed(value: float, digits: int) -> str:
 
 
 def check_suffix(suffix: str, allowed: tuple[str, ...], out: Any) -> None:
-    """Refuse an ``--out`` of a kind that is not written.
+    """Refuse an ``--out`` with an unknown suffix.
 
     Raises:
         UserError: the suffix is not among ``allowed``.

@@ -1,4 +1,4 @@
-"""The page of one run: what was trained on what, its diagnosis in words, all figures, how to repeat it."""
+"""The page of one run: its settings and data, a diagnosis in words, all figures, how to reproduce it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .settings import Group, flatten, shown
 CAPTIONS = {
     "psnr": "PSNR of each predicted frame. Where the rollout falls below one step, errors are fed back and "
     "grow; where it falls below the trivial predictors, nothing is gained by predicting.",
-    "loss": "Loss of training and validation. Where training falls and validation rises, the model learns "
-    "its training frames by heart.",
+    "loss": "Loss of training and validation. Where training falls and validation rises, the model "
+    "memorises its training frames.",
     "epochs": "Validation PSNR during training; the KL weight and the teacher-forcing ratio are on the right "
     "axis.",
     "training": "Loss on the left axis, the schedules on the right one. Points are coloured by whether the "
     "model was fed true frames or its own.",
     "beta": "The weight of the KL term during training.",
     "tfr": "The share of inputs that were true frames instead of the model's own predictions.",
-    "kl": "How much the latent carries. Near zero it is silent.",
+    "kl": "The information in the latent. Near zero the latent is silent.",
     "gap": "What z from the posterior, which has seen the frame, adds to z from the prior. Where the curves "
     "meet, the latent says nothing about the frame.",
     "lr": "The learning rate during training.",
@@ -39,10 +39,10 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Curves:
-    """What ``metrics.csv`` and ``per_frame.csv`` hold, where they are there."""
+    """The curves of ``metrics.csv`` and ``per_frame.csv``, if these files exist."""
 
     epochs: Mapping[str, np.ndarray] | None
-    frames: Mapping[str, np.ndarray] | None  # means over the clips that reach the frame
+    frames: Mapping[str, np.ndarray] | None  # means over the clips that have the frame
 
 
 def write(folder: Path, out: Path, split: str | None = None) -> Path:
@@ -51,7 +51,7 @@ def write(folder: Path, out: Path, split: str | None = None) -> Path:
     Args:
         folder: the run's folder.
         out: .html.
-        split: whose evaluation; default: val where there is one.
+        split: which evaluation; default: val if there is one.
 
     Raises:
         UserError: another suffix, or a damaged file.
@@ -89,24 +89,24 @@ def _page(run: RunFolder) -> str:
 
 
 def facts(run: RunFolder) -> dict[str, str]:
-    """What was trained on what; what is not known is left out."""
+    """The model, the data and the main settings; unknown ones are left out."""
     info, config = run.info, flatten(run.config)
     data, parameters = info.get("data"), info.get("parameters")
 
-    def told(section: str, *keys: str) -> str:
+    def settings_in(section: str, *keys: str) -> str:
         values = {key.replace("_", " "): config.get(f"{section}.{key}") for key in keys}
         return ", ".join(f"{key} {shown(value)}" for key, value in values.items() if value is not None)
 
     minutes = run.number("minutes")
     found = {
         "data": _source(data) if isinstance(data, dict) else "",
-        "frames": told("data", "height", "width", "n_past", "n_future"),
+        "frames": settings_in("data", "height", "width", "n_past", "n_future"),
         "model": shown(config.get("model.name", "?"))
         + (f", {parameters:,} parameters" if isinstance(parameters, int) else ""),
-        "training": told("train", "epochs", "steps_per_epoch", "batch_size", "window"),
-        "optimiser": told("optim", "name", "lr", "schedule"),
-        "KL": told("kl", "schedule", "cycles", "weight"),
-        "teacher forcing": told("teacher_forcing", "ratio", "decay", "coin"),
+        "training": settings_in("train", "epochs", "steps_per_epoch", "batch_size", "window"),
+        "optimiser": settings_in("optim", "name", "lr", "schedule"),
+        "KL": settings_in("kl", "schedule", "cycles", "weight"),
+        "teacher forcing": settings_in("teacher_forcing", "ratio", "decay", "coin"),
         "time": "" if math.isnan(minutes) else f"{minutes:.1f} minutes, {info.get('steps', '?')} steps",
         "device": " ".join(str(info[key]) for key in ("device", "precision") if key in info),
         "seed": str(run.seed),
@@ -124,7 +124,7 @@ def sentences(run: RunFolder, curves: Curves, video: Any = None) -> list[str]:
     """The diagnosis: a sentence or two for each question that the run's files answer.
 
     Args:
-        video: the run's ``pictures.Video``, for what the worst frames' labels look like.
+        video: the run's ``pictures.Video``, to examine the labels of the worst frames.
     """
     found = []
     if run.summary is not None:
@@ -172,7 +172,7 @@ def _curves(run: RunFolder) -> Curves:
 
 
 def _stretch(curves: Curves, video: Any) -> str | None:
-    """The worst frames as a picture; None where the frames are not there."""
+    """The worst frames as a picture; None if the frames are not available."""
     from .pictures import stretch_strip
 
     if curves.frames is None or video is None or video.truth is None or not len(curves.frames["psnr"]):
@@ -184,7 +184,7 @@ def _stretch(curves: Curves, video: Any) -> str | None:
 
 
 def _numbers(run: RunFolder) -> list[tuple[str, float, float]]:
-    """(name, PSNR, SSIM) of what the evaluation measured."""
+    """(name, PSNR, SSIM) of each measurement of the evaluation."""
     if run.summary is None:
         return []
     rows = [
@@ -192,13 +192,13 @@ def _numbers(run: RunFolder) -> list[tuple[str, float, float]]:
         ("one step (true previous frame fed)", run.number("psnr_one_step"), run.number("ssim_one_step")),
         ("one step, z from the posterior", run.number("psnr_posterior"), math.nan),
         ("repeat the last given frame", run.trivial("repeat_last_past"), math.nan),
-        ("mean frame of the clip (peeks)", run.trivial("mean_frame"), math.nan),
+        ("mean frame of the clip (uses the truth)", run.trivial("mean_frame"), math.nan),
     ]
     return [row for row in rows if math.isfinite(row[1])]
 
 
 def _commands(run: RunFolder) -> list[str]:
-    """The run's own command, and those that make its numbers and pictures again."""
+    """The run's own command, and those that reproduce its numbers and pictures."""
     versions = run.info.get("versions")
     known = versions if isinstance(versions, dict) else {}
     told = [f"{name} {known[name]}" for name in ("cvae", "python", "torch") if name in known]

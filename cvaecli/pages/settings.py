@@ -1,4 +1,4 @@
-"""What differs between runs: groups of one protocol, and in each the settings with their runs."""
+"""The settings of runs: groups with the same protocol, and in each the settings with their runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PROTOCOL = (
     *("split", "samples", "prior", "conditions", "n_past", "n_future", "n_future_min", "n_future_max"),
     *("frame_size", "psnr", "ssim", "checkpoint"),
 )
-"""Entries of an evaluation's protocol that must agree before its numbers are compared, beside the data's
+"""Entries of an evaluation's protocol that must agree for numbers to be comparable, as must the data's
 fingerprint and the number of frames. Device, precision and seed may differ."""
 
 NO_SETTING = (
     *("seed", "runtime", "data.root", "eval.batch_size", "eval.chunk", "eval.sample_strips"),
     *("train.log_every", "train.save_every", "train.save_minutes", "train.tensorboard"),
 )
-"""Keys and sections that may differ between runs of one setting: they change no result. The data are told
-apart by their fingerprint."""
+"""Keys and sections that may differ between runs of one setting: they change no result. Data are
+compared by fingerprint."""
 
 PLAIN = {
     "kl.schedule": "KL annealing",
@@ -35,10 +35,10 @@ PLAIN = {
     "train.batch_size": "the batch size",
     "train.epochs": "the number of epochs",
 }
-"""Words for the keys that are compared most; other keys stand for themselves."""
+"""Words for the keys that are compared most often; other keys are shown as they are."""
 
 MOST_KEYS = 4
-"""Up to so many keys that differ a setting is named by their values, else by its first run."""
+"""With up to this many differing keys a setting is named by their values, else by its first run."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ class Setting:
         return [run for run in self.runs if run.flaw]
 
     def numbers(self, name: str) -> np.ndarray:
-        """One number for each counted run, ``[runs]``; NaN where it has none."""
+        """One number for each counted run, ``[runs]``; NaN if it has none."""
         return np.array([run.number(name) for run in self.counted], float)
 
     def mean(self, name: str) -> float:
-        """Mean over the counted runs; NaN where there is none."""
+        """Mean over the counted runs; NaN if there are none."""
         values = self.numbers(name)
         return float(values.mean()) if len(values) else np.nan
 
     def by_seed(self, name: str) -> dict[int | str, float]:
-        """One number for each seed: the mean, where a seed was run more than once."""
+        """One number for each seed: the mean if a seed was run more than once."""
         return {
             seed: float(np.mean([run.number(name) for run in self.counted if run.seed == seed]))
             for seed in dict.fromkeys(run.seed for run in self.counted)
@@ -78,10 +78,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that were measured alike, best mean PSNR first."""
+    """Settings that were measured with the same protocol, best mean PSNR first."""
 
     protocol: dict[str, Any]  # empty for runs without an evaluation
-    keys: list[str]  # that differ between the settings
+    keys: list[str]  # keys that differ between the settings
     settings: list[Setting]
 
     @property
@@ -93,7 +93,7 @@ class Group:
 def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
     """Runs grouped by protocol and then by setting.
 
-    A run without an evaluation joins the group that has its setting, or the only group there is.
+    A run without an evaluation joins the group that has its setting, or the only group.
     """
     by_protocol: dict[str, list[RunFolder]] = {}
     for run in runs:
@@ -141,18 +141,18 @@ def _label(values: Mapping[str, str]) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, or the whole key where two end alike."""
+    """The last part of each key, or the whole key if two have the same last part."""
     ends = [key.rpartition(".")[2] for key in keys]
     return {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
 
 
 def identity(run: RunFolder) -> str:
-    """Equal for runs of one setting."""
+    """A key that is equal for runs of one setting."""
     return json.dumps(flatten(run.config), sort_keys=True, default=str)
 
 
 def differing(runs: Sequence[RunFolder]) -> list[str]:
-    """The keys whose values are not the same in all runs, in the order of the configs."""
+    """The keys whose values differ between the runs, in the order of the configs."""
     flat = [flatten(run.config) for run in runs]
     keys = dict.fromkeys(key for each in flat for key in each)
     return [key for key in keys if len({json.dumps(each.get(key), default=str) for each in flat}) > 1]
@@ -170,14 +170,14 @@ def flatten(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A config's value as it is written in a table."""
+    """A config value as text for a table."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def in_order(values: Iterable[str]) -> list[str]:
-    """Numbers by size, then words by the alphabet."""
+    """Numbers by size, then words in alphabetical order."""
 
     def key(value: str) -> tuple[float, str]:
         try:
@@ -194,7 +194,7 @@ def signed(decibels: float) -> str:
 
 
 def question(runs: Sequence[RunFolder]) -> str:
-    """What a comparison of these runs asks, in one line."""
+    """The question that a comparison of these runs answers, in one line."""
     by_setting = {identity(run): run for run in runs}
     keys = differing(list(by_setting.values()))
     if len(runs) == 1:

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as SVG inside a page: text stays text, colours follow light and dark."""
+"""Matplotlib's figures as SVG inside a page: text stays text, colours follow the light or dark theme."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THEME = {
     "#595959": "var(--mute)",
     "#8c8c8c": "var(--mute)",
 }
-"""The greys of a figure; the other colours can be seen on white and on black."""
+"""The greys of a figure; its other colours are visible on white and on black."""
 
 
 def to_svg(figure: Figure) -> str:
@@ -43,8 +43,8 @@ def inline(svg: str, prefix: str, title: str) -> Markup:
 
     Args:
         svg: written by matplotlib, which escapes the texts in it.
-        prefix: put before every id, for ids must be unique in the page.
-        title: what the figure shows, for readers who cannot see it.
+        prefix: put before every id, because ids must be unique in the page.
+        title: the content of the figure, for readers who cannot see it.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)

@@ -1,8 +1,8 @@
-"""Figures from a run folder's files alone: metrics.csv, steps.csv, eval/<split>/, config.yaml, run.json.
+"""Figures drawn only from a run folder's files: metrics.csv, steps.csv, eval/<split>/, config.yaml, run.json.
 
-Neither torch nor the run's data is needed, so a copied folder plots anywhere. ``plot`` writes files. Every
-kind is also a function ``<kind>_figure(Request) -> Figure``, which ``drawer(kind)`` finds. Several runs make
-one comparison; they differ in colour *and* line style, for readers who print in grey.
+Neither torch nor the run's data is needed, so a copied folder can be plotted anywhere. ``plot`` writes files.
+Every kind is also a function ``<kind>_figure(Request) -> Figure``, which ``drawer(kind)`` returns. Several
+runs make one comparison; they differ in colour and line style, for readers who print in grey.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs matplotlib on first use: `cvae plot --help` reads the names of the kinds only."""
+    """Import modules that need matplotlib on first use: `cvae plot --help` needs only the names of the
+    kinds."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""Settings compared over seeds, from eval/<split>/: a figure, and a table beside it."""
+"""Settings compared over seeds, from eval/<split>/: a figure, and the same numbers as tables."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ COLUMNS = {
     "kl": ("KL (nats)", 3),
     "nan_frames": ("NaN frames", 0),
 }
-"""Numbers of metrics.json that the tables hold, with their headings and digits."""
-_LEAST = 0.2  # dB that the axis of the dots spans at least
+"""Numbers of metrics.json in the tables, with their headings and digits."""
+_MIN_SPAN = 0.2  # dB; smallest span of the axis of the dots
 _PROTOCOL_COLUMNS = (
     *("split", "n_future", "samples", "prior", "conditions", "data", "data_fingerprint", "precision"),
     *("checkpoint", "step"),
@@ -36,8 +36,8 @@ _PROTOCOL_COLUMNS = (
 
 
 def compare_figure(request: Request) -> Figure:
-    """Above: PSNR of each setting, a dot a seed and a bar for their mean. Below: dB of each frame, the mean
-    over the seeds with a band from the lowest to the highest. Each protocol has a part of its own.
+    """Top: PSNR of each setting, with a dot per seed and a bar at their mean. Bottom: PSNR of each frame, the
+    mean over the seeds with a band from the lowest to the highest. Each protocol has its own part.
 
     Raises:
         AbsentError: no run has an evaluation of the split.
@@ -69,9 +69,9 @@ def _draw(place: Any, part: Section) -> None:
     dots.set_yticks(range(len(part.groups)), names, fontsize=7.5)
     dots.set_ylim(len(part.groups) - 0.4, -0.6)
     low, high = dots.get_xlim()
-    if high - low < _LEAST:  # differences in the last digits are not to fill the axis
-        dots.set_xlim((low + high - _LEAST) / 2, (low + high + _LEAST) / 2)
-    dots.set_xlabel("PSNR (dB): a dot for each seed, a bar at their mean")
+    if high - low < _MIN_SPAN:  # differences in the last digits must not fill the axis
+        dots.set_xlim((low + high - _MIN_SPAN) / 2, (low + high + _MIN_SPAN) / 2)
+    dots.set_xlabel("PSNR (dB): a dot per seed, a bar at their mean")
     lines.set_ylabel("PSNR (dB)")
     style.x_axis(lines, "frame")
     style.show_hidden(lines)
@@ -84,22 +84,22 @@ def _draw(place: Any, part: Section) -> None:
 def _title(part: Section) -> str:
     most = max(len(group.runs) for group in part.groups)
     seeds = "1 seed" if most == 1 else f"up to {most} seeds"
-    lines = [f"PROTOCOL: {part.heading} (not to be compared with the others)"] if part.heading else []
-    lines.append(f"{part.protocol}; {seeds} a setting")
+    lines = [f"PROTOCOL: {part.heading} (not comparable with the others)"] if part.heading else []
+    lines.append(f"{part.protocol}; {seeds} per setting")
     if part.groups[0].keys and len(part.groups) > 1:
-        lines.append(f"different in {_first(part.groups[0].keys)}")
+        lines.append(f"the settings differ in {_first(part.groups[0].keys)}")
     return style.wrap("\n".join(lines), 108)
 
 
 def _first(keys: str, most: int = 6) -> str:
-    """The first few of some keys, and how many more there are."""
+    """The first few of the keys, and the number of the others."""
     named = keys.split(", ")
     more = f" and {len(named) - most} more" if len(named) > most else ""
     return ", ".join(named[:most]) + more
 
 
 def _dots(axes: Axes, row: int, group: Group) -> None:
-    """A dot a run, hollow where the run is not like a finished one."""
+    """One dot per run, hollow if the run has a remark, for example because it is not finished."""
     psnr, colour = group.values("psnr"), group.look["color"]
     face = "white" if group.runs[0].run.remark else colour
     axes.plot(
@@ -113,7 +113,7 @@ def _dots(axes: Axes, row: int, group: Group) -> None:
 
 
 def write_tables(request: Request, target: Path) -> list[Path]:
-    """The figure's numbers beside it: ``.md`` with a row a setting, ``.csv`` with a row a run."""
+    """Write the numbers next to the figure: ``.md`` with a row per setting, ``.csv`` with a row per run."""
     parts = sections(request)
     written = []
     for suffix, text in ((".md", markdown(parts)), (".csv", as_csv(parts))):
@@ -124,7 +124,7 @@ def write_tables(request: Request, target: Path) -> list[Path]:
 
 
 def as_csv(parts: Sequence[Section]) -> str:
-    """A row a run; ``protocol`` counts the protocols, and rows of different ones do not compare."""
+    """One row per run. ``protocol`` numbers the protocols; rows of different ones are not comparable."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     own = ["protocol", "setting", "seed", "run", "status", "steps", "remark"]

@@ -1,4 +1,4 @@
-"""From run folders to files: one figure, or every figure that the files allow."""
+"""Draw one figure of run folders into a file, or every figure that their files allow."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def plot(
 ) -> list[Path]:
     """Draw one figure, or with ``kind="all"`` every figure that the files allow.
 
-    ``kinds.KINDS`` names the kinds; the function that draws each (``<kind>_figure``) says what it shows.
+    ``kinds.KINDS`` lists the kinds. The function that draws each, ``<kind>_figure``, describes what it shows.
 
     Args:
         kind: one of ``KINDS``, or ``all``.
         runs: run folders; several make one comparison figure. A run that lacks the file is left out.
         out: .png (300 dpi), .pdf or .svg, for ``grid`` also .gif; or a folder. Default:
-            ``RUN/plots/KIND.png``, for several runs ``plots/KIND-A-vs-B.png`` beside the first.
-        labels: one a run; default: the folder's name, in comparisons with what tells the runs apart.
+            ``RUN/plots/KIND.png``, for several runs ``plots/KIND-A-vs-B.png`` next to the first run.
+        labels: one per run. Default: the folder's name; in comparisons also how the runs differ.
         split: which evaluation; default: val, or the split that most runs were evaluated on.
-        log: logarithmic y axis of ``loss``, ``kl``, ``lr`` and ``training``; default: where the values span a
+        log: logarithmic y axis of ``loss``, ``kl``, ``lr`` and ``training``; default: if the values span a
             factor of 10.
         warn: receives one line for each run that is left out.
 
@@ -55,11 +55,11 @@ def plot(
         AbsentError: no run has the files.
     """
     check_kind(kind)
-    told: set[str] = set()
+    warned: set[str] = set()
 
     def warn_once(text: str) -> None:
-        if warn is not None and text not in told:
-            told.add(text)
+        if warn is not None and text not in warned:
+            warned.add(text)
             warn(text)
 
     request = Request(make_runs(runs, labels), split, log, warn_once)
@@ -85,11 +85,11 @@ def plot_planned(kind: str, configs: Mapping[str, RunConfig], out: str | Path | 
 
     Args:
         kind: one of ``PLANNED``.
-        configs: by the name that the figure gives them.
+        configs: by their names in the figure.
         out: see ``plot``; default: ``runs/plots/KIND-NAME.png``.
 
     Raises:
-        UserError: a kind that needs a run, or a tfr of a model without teacher forcing.
+        UserError: a kind that needs a run, or ``tfr`` for a model without teacher forcing.
     """
     from .schedules import NOMINAL_STEPS, Plan, planned_figure
 
@@ -107,7 +107,7 @@ def plot_planned(kind: str, configs: Mapping[str, RunConfig], out: str | Path | 
 
 
 def check_kind(kind: str) -> None:
-    """Raises ``UserError`` where there is no such kind."""
+    """Raise ``UserError`` if there is no such kind."""
     if kind not in (*KINDS, "all"):
         raise UserError(f"unknown plot {kind!r}", f"one of {', '.join((*KINDS, 'all'))}")
 

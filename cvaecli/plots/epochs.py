@@ -18,11 +18,11 @@ SCHEDULES = {
     "beta": ("β", {"color": "0.35", "linestyle": style.DOTTED}),
     "tfr": ("tfr", {"color": style.COLOURS[2], "linestyle": style.LINES[3]}),
 }
-"""Names and looks beside the curves of a single run."""
+"""Labels and looks of the schedules drawn with a single run."""
 
 
 def epochs_figure(request: Request) -> Figure:
-    """Validation PSNR; beta and tfr on a second axis, or in panels below where runs are compared."""
+    """Validation PSNR; beta and tfr on a second axis, or in panels below if runs are compared."""
     if request.comparison:
         return _compared(request)
     (run,) = request.runs
@@ -50,7 +50,7 @@ def _compared(request: Request) -> Figure:
 
 
 def psnr_lines(axes: Axes, table: dict[str, Array]) -> list[Line2D]:
-    """A single run's rollout and, where it was scored, one-step PSNR."""
+    """A single run's rollout PSNR and, if measured, one-step PSNR."""
     look = {"color": style.COLOURS[0], "zorder": 2.5}
     handles = [style.line(axes, table["at"], table["val/psnr"], label=f"rollout: {_best(table)}", **look)]
     if np.isfinite(one_step := table["val/psnr_one_step"]).any():
@@ -75,13 +75,13 @@ def schedule_lines(axes: Axes, run: Run) -> list[Line2D]:
 
 
 def schedule_curves(run: Run) -> dict[str, schedules.Curve]:
-    """Beta and, where the model has teacher forcing, tfr."""
+    """Beta and, if the model has teacher forcing, tfr."""
     columns = ("beta",) if run.parallel else ("beta", "tfr")
     return {column: schedules.curve_of(run, column) for column in columns}
 
 
 def schedule_panels(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
-    """Beta in one panel and tfr in the next, a line a run."""
+    """Beta in one panel and tfr in the next, one line per run."""
     for run in runs:
         for column, curve in schedule_curves(run).items():
             schedules.draw(axes[list(SCHEDULES).index(column)], curve, **run.style)
@@ -91,10 +91,10 @@ def schedule_panels(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
 
 
 def validated(run: Run) -> dict[str, Array]:
-    """The columns of metrics.csv that a validation fills, and ``at``: their place on the axis.
+    """The validation columns of metrics.csv, and ``at``: their places on the axis.
 
     Raises:
-        AbsentError: there was no validation during training, or none with a finite PSNR.
+        AbsentError: no validation during training had a finite PSNR.
     """
     table = run.table("metrics.csv", ["epoch"], ["val/psnr", "val/psnr_one_step", "step"])
     if not np.isfinite(table["val/psnr"]).any():
@@ -110,27 +110,28 @@ def _best(table: dict[str, Array]) -> str:
 
 
 def protocol(runs: Sequence[Run]) -> str:
-    """What the validations during training scored; where that is not the same for all runs, what differs."""
+    """What the validations during training scored; if the runs are not scored in the same way, their
+    differences."""
     known = [each for run in runs if (each := _protocol(run))]
     if not known:
         return ""
     differ = [key for key in known[0] if len({each[key] for each in known}) > 1]
     if differ:
         values = [f"{key} ({' / '.join(dict.fromkeys(each[key] for each in known))})" for key in differ]
-        return f"PROTOCOLS DIFFER, these validations do not compare: {', '.join(values)}"
+        return f"PROTOCOLS DIFFER, these validations are not comparable: {', '.join(values)}"
     first = {key: text for key, text in known[0].items() if key != "data"}
     scored = f"{first.pop('frames')} {first.pop('clips')}"
     line = "validations: " + ", ".join([scored, *(text for text in first.values() if text)])
     changed = [run.label for run in runs if run.info.get("eval_changes")]
     if changed:
         line += (
-            f"\nA RESUME CHANGED HOW {', '.join(changed)} VALIDATES: points before and after do not compare"
+            f"\nA RESUME CHANGED HOW {', '.join(changed)} VALIDATES: do not compare points before and after"
         )
     return line
 
 
 def _protocol(run: Run) -> dict[str, str]:
-    """In words, by what it is about; empty where the config does not say."""
+    """The parts of the protocol in words, by topic; empty if the config does not say."""
     settings = run.section("eval", EvalConfig)
     if settings is None:
         return {}

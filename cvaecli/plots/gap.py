@@ -1,4 +1,5 @@
-"""What knowing the target is worth: z from the posterior, which saw the frame, against z from the prior."""
+"""The value of seeing the target: PSNR with z from the posterior, which sees the frame, and from the
+prior."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ _LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
 def gap_figure(request: Request) -> Figure:
     """PSNR of each frame with z from the posterior and from the prior, both fed the true previous frame.
 
-    The distance between the two curves is what z carries and the prior does not know. Where it is near zero
-    and the KL, drawn below, is too, the latent has collapsed. Several runs: the distance, a line a run.
+    The distance between the two curves is the information in z that the prior lacks. If it and the KL, drawn
+    below, are near zero, the latent has collapsed. With several runs: the distance, one line per run.
 
     Raises:
         AbsentError: no run has these columns in its per_frame.csv.
@@ -51,7 +52,7 @@ def gap_figure(request: Request) -> Figure:
 
 
 def _read(run: Run, split: str) -> dict[str, Array]:
-    """per_frame.csv with the column ``gap``; its two parts are NaN wherever it is."""
+    """per_frame.csv with the column ``gap``; the two columns it comes from are NaN where ``gap`` is."""
     table = evaluations.read_per_frame(run.folder, split)
     gap = table["psnr_posterior"] - table["psnr_one_step"]
     if not np.isfinite(gap).any():

@@ -1,4 +1,4 @@
-"""Predicted pictures beside the truth over time, from eval/<split>/frames.npz."""
+"""Predicted and true pictures over time, from eval/<split>/frames.npz."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .runs import Request, Run
 
 GIF_FPS = 2.5  # the frames are far apart in time
 _ORDER = {"truth": "truth", "posterior": "posterior", "best sample": "best sample", "rollout": "one sample"}
-"""Rows from top to bottom: their names in frames.npz and in the figure."""
+"""The rows from top to bottom: names in frames.npz and in the figure."""
 
 
 class Block(NamedTuple):
@@ -32,8 +32,8 @@ class Block(NamedTuple):
 
 
 def grid_figure(request: Request) -> Figure:
-    """Evenly spaced frames: truth, posterior, best sample, one sample. One block a clip, or for several runs
-    one block a run, all of the same clip.
+    """Evenly spaced frames: truth, posterior, best sample, one sample. One block per clip, or for several
+    runs one block per run, all of the same clip.
 
     Raises:
         AbsentError: no run has a frames.npz of the split.
@@ -56,7 +56,7 @@ def grid_figure(request: Request) -> Figure:
 
 
 def animation(request: Request) -> Iterator[Frame]:
-    """The same pictures as a slow film: a row a clip (or a run), a column a kind of picture.
+    """The same pictures as a slow film: one row per clip (or run), one column per kind of picture.
 
     Yields:
         Pictures uint8 ``[H', W', 3]``, all of one size.
@@ -85,7 +85,8 @@ def _blocks(request: Request) -> tuple[list[Block], str]:
     name = next((clip.name for clip in found[0][1] if all(clip.name in names for names in shared)), None)
     if name is None:
         raise AbsentError(
-            f"no clip of {split} is in the frames.npz of all these runs", "validate them on the same data"
+            f"the frames.npz of these runs have no clip of {split} in common",
+            "validate them on the same data",
         )
     blocks = []
     for run, clips in found:
@@ -104,7 +105,7 @@ def _block(clip: ClipFrames, title: str) -> Block:
 
 
 def _decibels(run: Run, split: str, clip: int) -> str:
-    """The clip's mean PSNR; empty where per_frame.csv is gone."""
+    """The clip's mean PSNR; empty if there is no per_frame.csv."""
     try:
         table = evaluations.read_per_frame(run.folder, split)
     except AbsentError:

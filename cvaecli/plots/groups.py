@@ -1,4 +1,4 @@
-"""Runs sorted into what may be compared: by protocol, then by setting. Runs of one setting differ in seed."""
+"""Runs grouped for comparison: by protocol, then by setting. Runs of one setting differ only in the seed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ NOT_SETTINGS = (
     *("seed", "runtime", "data.root", "eval.batch_size", "eval.chunk", "eval.sample_strips"),
     *("train.log_every", "train.save_every", "train.save_minutes"),
 )
-"""What may differ between runs of one setting: nothing here is meant to change a result. The data count by
-their fingerprint instead of their folder."""
-_FEW_KEYS = 3  # so many differing keys fit a label
+"""Keys that may differ between runs of one setting, because they are not meant to change results. Data are
+compared by fingerprint, not by folder."""
+_FEW_KEYS = 3  # number of differing keys that fit a label
 
 
 class Scored(NamedTuple):
-    """A run and its evaluation: metrics.json, and the rollout's dB of each frame as (frame, dB)."""
+    """A run and its evaluation: metrics.json, and the rollout's PSNR curve as (frame, dB)."""
 
     run: Run
     summary: dict[str, Any]
     curve: tuple[Array, Array]
 
     def number(self, name: str) -> float:
-        """A number of metrics.json; NaN where there is none, or it was not finite."""
+        """A number of metrics.json; NaN if it is missing or not finite."""
         value = self.summary.get(name)
         return float("nan") if value is None else float(value)
 
@@ -41,8 +41,8 @@ class Group(NamedTuple):
     """Runs of one setting.
 
     Attributes:
-        label: what tells the setting from the others.
-        keys: of the config, by which the settings differ, separated by commas.
+        label: how the setting differs from the others.
+        keys: config keys in which the settings differ, separated by commas.
         look: colour and line style.
     """
 
@@ -52,7 +52,7 @@ class Group(NamedTuple):
     runs: list[Scored]
 
     def values(self, name: str) -> Array:
-        """One number a run; NaN where there is none."""
+        """One number per run; NaN if it is missing."""
         return np.array([scored.number(name) for scored in self.runs])
 
     @property
@@ -61,7 +61,7 @@ class Group(NamedTuple):
         return [scored.run.config.get("seed", "") for scored in self.runs]
 
     def curves(self) -> tuple[Array, Array]:
-        """(frame numbers ``[K]``, dB ``[runs, K]``); NaN where a run has no finite value."""
+        """(frame numbers ``[K]``, PSNR in dB ``[runs, K]``); NaN where a run has no finite value."""
         frames = np.unique(np.concatenate([at for at, _ in (scored.curve for scored in self.runs)]))
         values = np.full((len(self.runs), len(frames)), np.nan)
         for row, scored in zip(values, self.runs, strict=True):
@@ -70,10 +70,10 @@ class Group(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Settings that were scored by one protocol, and so may be ranked.
+    """Settings that were scored with the same protocol, and so can be ranked.
 
     Attributes:
-        heading: what tells this protocol from the others; empty where there is one only.
+        heading: how this protocol differs from the others; empty if there is only one.
         protocol: the whole protocol in one line.
     """
 
@@ -83,9 +83,9 @@ class Section(NamedTuple):
 
 
 def sections(request: Request) -> list[Section]:
-    """The runs by protocol and setting, both in the order in which their first runs were named.
+    """The runs by protocol and setting, both in the order of their first runs.
 
-    A run that was not finished, or whose schedule was changed by a resume, is a group of its own.
+    A run that is not finished, or whose schedule was changed by a resume, is its own group.
 
     Raises:
         AbsentError: no run has an evaluation of the split.
@@ -95,13 +95,13 @@ def sections(request: Request) -> list[Section]:
 
     def read(run: Run) -> Scored:
         if not run.config:
-            raise AbsentError(f"there is no {run.folder / 'config.yaml'}", "it tells settings apart")
+            raise AbsentError(f"there is no {run.folder / 'config.yaml'}", "settings are identified by it")
         summary = evaluations.read_summary(run.folder, split)
         frames, _, mean, _ = over_clips(read_per_frame(run.folder, split), "psnr")
         return Scored(run, summary, (frames, mean))
 
     scored = [found for _, found in request.each(read)]
-    labels = _labelled(_by(scored, _setting))
+    labels = _with_labels(_by(scored, _setting))
     together = _by(scored, lambda one: json.dumps([protocol(one).get(key) for key in protocols.PROTOCOL]))
     differ = protocols.differing([protocol(one) for one in scored])
     found = []
@@ -142,13 +142,13 @@ def _by(scored: Sequence[Scored], key: Any) -> dict[str, list[Scored]]:
 
 
 def _setting(scored: Scored) -> str:
-    """Equal for runs that may count as seeds of one setting."""
+    """A key that is equal for runs of one setting."""
     own = [str(scored.run.folder), scored.run.remark] if scored.run.remark else []
     return json.dumps([settings_of(scored.run), own], sort_keys=True)
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What is meant to change a result, by dotted key: the config, the training data, the steps trained."""
+    """The settings that can change results, by dotted key: config, training data, number of steps trained."""
     leaves = {
         key: value
         for key, value in _leaves(run.config)
@@ -157,7 +157,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     data = run.info.get("data")
     if isinstance(data, dict):
         leaves["data.fingerprint"] = str(data.get("fingerprint"))[:8]
-    # A budget of time gives every run another number of steps.
+    # With a time limit every run has a different number of steps.
     if run.steps is not None and leaves.get("train.max_minutes") is None:
         leaves["steps"] = run.steps
     return leaves
@@ -171,7 +171,7 @@ def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield f"{path}{key}", value
 
 
-def _labelled(together: Mapping[str, list[Scored]]) -> dict[str, Group]:
+def _with_labels(together: Mapping[str, list[Scored]]) -> dict[str, Group]:
     """Each setting with its label and look, and its runs of every protocol."""
     firsts = [members[0].run for members in together.values()]
     settings = [settings_of(run) for run in firsts]
@@ -179,7 +179,7 @@ def _labelled(together: Mapping[str, list[Scored]]) -> dict[str, Group]:
     differ = [key for key in keys if len({json.dumps(each.get(key)) for each in settings}) > 1]
     unfinished = any(run.remark for run in firsts)
     if unfinished and "steps" in differ:
-        differ.remove("steps")  # the remark tells it
+        differ.remove("steps")  # the remark says so
     labels = _labels(firsts, settings, differ)
     found = {}
     for n, (key, run, label) in enumerate(zip(together, firsts, labels, strict=True)):
@@ -189,14 +189,14 @@ def _labelled(together: Mapping[str, list[Scored]]) -> dict[str, Group]:
 
 
 def _labels(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]], differ: Sequence[str]) -> list[str]:
-    """The differing settings where they are few; else what the runs are, if that tells them apart."""
+    """The differing settings if they are few; otherwise the runs' descriptions, if these differ."""
     last = [key.split(".")[-1] for key in differ]
     names = [part if last.count(part) == 1 else key for key, part in zip(differ, last, strict=True)]
     exact = [
         ", ".join(f"{name} {_short(each.get(key))}" for key, name in zip(differ, names, strict=True))
         for each in settings
     ]
-    words = [", ".join(_telling(run, runs)) for run in runs]
+    words = [", ".join(_differences(run, runs)) for run in runs]
     if not differ or (len(differ) > _FEW_KEYS and len(set(words)) == len(set(exact))):
         return [
             text or ", ".join(run.description.values()) or run.label
@@ -205,7 +205,7 @@ def _labels(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]], differ: 
     return exact
 
 
-def _telling(run: Run, runs: Sequence[Run]) -> list[str]:
+def _differences(run: Run, runs: Sequence[Run]) -> list[str]:
     """The parts of a run's description that are not the same in all runs."""
     return [
         text

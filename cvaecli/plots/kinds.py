@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     module: str
     help: str
     planned: bool = False
-    """A function of the config alone, so that it can be drawn without a run."""
+    """It depends only on the config, so it can be drawn without a run."""
 
 
 KINDS: dict[str, Kind] = {
@@ -33,9 +33,9 @@ KINDS: dict[str, Kind] = {
     "tfr": Kind("schedules", "teacher-forcing ratio", planned=True),
     "lr": Kind("schedules", "learning rate", planned=True),
     "kl": Kind("loss", "KL in nats per frame"),
-    "gap": Kind("gap", "PSNR with z from the posterior against z from the prior, and KL, of each frame"),
+    "gap": Kind("gap", "PSNR of each frame with z from the posterior and from the prior, and KL"),
     "grid": Kind("grid", "pictures: truth and predictions over time (also as .gif)"),
-    "samples": Kind("samples", "several sampled futures of one clip beside the truth"),
+    "samples": Kind("samples", "several sampled futures of one clip, with the truth"),
     "compare": Kind("compare", "settings over seeds, with a table (.md, .csv)"),
 }
 PLANNED = tuple(name for name, kind in KINDS.items() if kind.planned)

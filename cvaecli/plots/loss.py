@@ -26,7 +26,7 @@ class _Curves:
     train: tuple[Array, Array]
     val: tuple[Array, Array]
     forced: Array | None = None
-    """Share of teacher-forced inputs at each point of both; None where there is no forcing to show."""
+    """Share of teacher-forced inputs at each point of both; None if there is no forcing to show."""
 
 
 def loss_figure(request: Request) -> Figure:
@@ -42,9 +42,9 @@ def loss_figure(request: Request) -> Figure:
 
 
 def kl_figure(request: Request) -> Figure:
-    """KL before its weight; within epochs where beta moves within them and the steps were logged.
+    """KL before weighting. If beta changes within epochs and the steps were logged, it is drawn per step.
 
-    One run whose log has the weighted KL: that in a second panel, which is what the KL adds to the loss.
+    For one run, a second panel shows the weighted KL, if it was logged: its part of the loss.
     """
     found = request.each(lambda run: run.table("metrics.csv", ["epoch", "beta"]))
     by_step = all((run.folder / "steps.csv").is_file() for run, _ in found)
@@ -66,7 +66,7 @@ def kl_figure(request: Request) -> Figure:
 
 
 def _kl_curves(run: Run, column: str, by_step: bool) -> _Curves:
-    """``kl`` or ``kl_weighted``; the second is all NaN where the log has no such column."""
+    """``kl`` or ``kl_weighted``; the second is all NaN if the log has no such column."""
     names = [f"train/{column}", f"val/{column}"]
     needed = names[:1] if column == "kl" else []
     epochs = run.table("metrics.csv", ["epoch", *needed], [*names, "step"])
@@ -79,21 +79,21 @@ def _kl_curves(run: Run, column: str, by_step: bool) -> _Curves:
 
 
 def forced_share(run: Run, table: dict[str, Array]) -> Array | None:
-    """Each epoch's share of forced inputs; None where it is not known or the model has no teacher forcing."""
+    """Each epoch's share of forced inputs; None if it is unknown or the model has no teacher forcing."""
     return None if run.parallel or not np.isfinite(table["forced"]).any() else table["forced"]
 
 
 def loss_remark(request: Request) -> str:
-    """What the loss is made of, or for several runs what keeps their losses from being compared."""
+    """The reconstruction term; for several runs the reason why their losses are not comparable, if any."""
     if not request.comparison:
         recon = request.runs[0].reconstruction
         return f"reconstruction term: {RECONSTRUCTIONS[recon]}" if recon else ""
     terms = differing(request.runs, lambda run: run.reconstruction)
     if terms:
         names = " and ".join(RECONSTRUCTIONS[name] for name in terms[0])
-        return f"DIFFERENT RECONSTRUCTION TERMS ({names}): these losses do not compare"
+        return f"DIFFERENT RECONSTRUCTION TERMS ({names}): these losses are not comparable"
     if differing(request.runs, _kl_weighting):
-        return "the KL is weighted differently: total losses do not compare (see `plot training` or `kl`)"
+        return "the KL is weighted differently: total losses are not comparable (see `plot training` or `kl`)"
     return ""
 
 
@@ -103,7 +103,8 @@ def _kl_weighting(run: Run) -> str:
 
 
 def _train_and_val(curves: Sequence[_Curves], name: str, unit: str, request: Request, remark: str) -> Figure:
-    """One run: both curves in one axes. Several: training above validation, a colour and line style a run."""
+    """One run: both curves in one axes. Several: training above validation, one colour and line style per
+    run."""
     with_val = any(np.isfinite(curve.val[1]).any() for curve in curves)
     stacked = request.comparison and with_val
     figure, axes = style.new_figure(4.0, (1, 1)) if stacked else style.new_figure(2.4)
@@ -126,7 +127,7 @@ def _train_and_val(curves: Sequence[_Curves], name: str, unit: str, request: Req
 
 
 def _both(axes: Axes, curve: _Curves, with_val: bool) -> list[Line2D]:
-    """Training solid with round points, validation dashed with square ones."""
+    """Training with a solid line and round points, validation with a dashed line and square points."""
     handles = []
     parts = [("training", curve.train, "o", "-")]
     parts += [("validation", curve.val, "s", style.DASHED)] if with_val else []

@@ -1,4 +1,4 @@
-"""Rows of pictures in a figure: a row a kind, a column a moment."""
+"""Rows of pictures in a figure: one row per kind of picture, one column per moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GAP = 2  # white pixels between pictures
 
 
 def row_height(frames: Picture, columns: int) -> float:
-    """Height of a row of pictures ``[..., H, W, 3]``, in widths of the row."""
+    """Height of a row of pictures ``[..., H, W, 3]`` as a fraction of its width."""
     height, width = frames.shape[-3:-1]
     return float(height / (columns * width))
 
@@ -23,9 +23,9 @@ def draw_rows(axes: Axes, rows: Mapping[str, Picture], numbers: npt.ArrayLike) -
     """Draw rows as one image, with their names on the left and the frame numbers below.
 
     Args:
-        axes: where.
+        axes: where to draw.
         rows: uint8 ``[K, H, W, 3]`` each, all of one shape.
-        numbers: of the frames, ``[K]``.
+        numbers: frame numbers, ``[K]``.
     """
     K, H, W = next(iter(rows.values())).shape[:3]
     page = np.full((len(rows) * (H + _GAP), K * (W + _GAP), 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""How evaluations were made: which may be compared, and what to say about them."""
+"""The protocols of evaluations: which are comparable, and their description in words."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PROTOCOL = (
     ),
     *("frame_size", "data_fingerprint", "checkpoint"),
 )
-"""What must agree before decibels are compared. Device, precision, seed and training step may differ."""
+"""What must agree for PSNRs to be comparable. Device, precision, seed and training step may differ."""
 
 
 def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:
-    """The split that most runs were evaluated on; val where several are, or none."""
+    """The split that most runs were evaluated on; val in case of a tie, or if there is none."""
     have = Counter(path.parent.name for run in runs for path in run.folder.glob(f"eval/*/{file}"))
     most = max(have.values(), default=0)
     return min(
@@ -39,7 +39,7 @@ def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:
 
 
 def protocol_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """How an evaluation was made: ``protocol`` of metrics.json, and ``predicted``: its frames and clips."""
+    """The ``protocol`` of metrics.json, with its numbers of frames and clips under ``predicted``."""
     clips = summary.get("clips")
     frames = (
         f"{summary.get('frames')} in {len(clips)} clip{'s' * (len(clips) != 1)}"
@@ -50,7 +50,7 @@ def protocol_of(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_protocol(run: Run, split: str) -> dict[str, Any]:
-    """See ``protocol_of``; empty where the run has no metrics.json."""
+    """See ``protocol_of``; empty if the run has no metrics.json."""
     try:
         return protocol_of(read_summary(run.folder, split))
     except AbsentError:
@@ -58,7 +58,7 @@ def read_protocol(run: Run, split: str) -> dict[str, Any]:
 
 
 def differing(protocols: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The parts of ``PROTOCOL`` that are not the same in all that are known, with their distinct values."""
+    """The parts of ``PROTOCOL`` that differ among the known protocols, with their distinct values."""
     known = [each for each in protocols if each]
     values = {key: [each.get(key) for each in known] for key in PROTOCOL}
     return {key: _distinct(found) for key, found in values.items() if len(_distinct(found)) > 1}
@@ -77,7 +77,7 @@ def in_words(key: str, value: Any) -> str:
 
 
 def against(key: str, values: Sequence[Any]) -> str:
-    """A part of which there are several values: ``samples 1 / 16``."""
+    """A part with several values: ``samples 1 / 16``."""
     return " / ".join([in_words(key, values[0]), *map(_plain, values[1:])])
 
 

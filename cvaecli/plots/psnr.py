@@ -43,9 +43,10 @@ _PER_CHANNEL: _Curve = (
 
 
 def psnr_figure(request: Request) -> Figure:
-    """PSNR of each frame: of one run with its companions, of several runs side by side.
+    """PSNR of each frame: one run with its best and worst sample, one-step curve and trivial predictors, or
+    several runs.
 
-    PSNR is of one error over all channels. The robot literature averages the PSNRs of the channels instead.
+    PSNR comes from the error over all channels. The robot literature averages the PSNRs of the channels.
     For robot data that average is shown too: as a line, or for several runs as a number in the legend.
 
     Raises:
@@ -60,7 +61,7 @@ def psnr_figure(request: Request) -> Figure:
         if request.comparison:
             handles.append(_line(axes, table, "psnr", run.label, run.style, _per_channel(run, table)))
             continue
-        # On top: where no step needs the one before, one step is the rollout.
+        # On top: in a parallel model the one-step curve equals the rollout.
         handles.append(_line(axes, table, "psnr", "rollout", {**run.style, "zorder": 2.5}))
         companions = [_PER_CHANNEL, *_COMPANIONS] if is_robot(run) else _COMPANIONS
         handles += [_line(axes, table, *curve) for curve in companions]
@@ -81,14 +82,15 @@ def is_robot(run: Run) -> bool:
 
 
 def _per_channel(run: Run, table: dict[str, Array]) -> str:
-    """The number that the robot literature quotes; empty for other data, or where it was not measured."""
+    """The number that the robot literature quotes; empty for other data, or if it was not measured."""
     if not is_robot(run) or not np.isfinite(table["psnr_per_channel"]).any():
         return ""
     return f"; per channel {data_set_mean(table, 'psnr_per_channel'):.2f}"
 
 
 def _band(axes: Axes, table: dict[str, Array], run: Run) -> None:
-    """From the worst to the best sample, mean over clips; for one sample from the worst to the best clip."""
+    """A band from the worst to the best sample, mean over clips; for one sample, from the worst to the best
+    clip."""
     colour = run.colour
     frames, low, _, high = over_clips(table, "psnr")
     if np.isfinite(table["psnr_worst"]).all() and not np.allclose(table["psnr_worst"], table["psnr"]):
@@ -101,7 +103,7 @@ def _band(axes: Axes, table: dict[str, Array], run: Run) -> None:
 def _line(
     axes: Axes, table: dict[str, Array], column: str, label: str, look: dict[str, Any], more: str = ""
 ) -> Line2D | None:
-    """One curve with its mean in the legend; None where the file has no such column, or a copy of psnr."""
+    """One curve with its mean in the legend; None if the column is missing or equal to psnr."""
     values = table[column]
     if not np.isfinite(values).any() or (
         column in ("psnr_best", "psnr_worst") and np.allclose(values, table["psnr"], equal_nan=True)
@@ -113,7 +115,7 @@ def _line(
 
 
 def over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Array, Array]:
-    """(frame numbers, lowest, mean, highest over the clips that reach the frame), each ``[frames]``."""
+    """(frame numbers, lowest, mean and highest value over the clips with that frame), each ``[frames]``."""
     known = np.isfinite(table[column])
     values = table[column][known]
     frames, index = np.unique(table["frame"][known], return_inverse=True)
@@ -125,13 +127,13 @@ def over_clips(table: dict[str, Array], column: str) -> tuple[Array, Array, Arra
 
 
 def data_set_mean(table: dict[str, Array], column: str) -> float:
-    """Mean over clips of each clip's mean over its predicted frames; NaN where any of them is not finite."""
+    """Mean over clips of each clip's mean over its predicted frames; NaN if any value is not finite."""
     clips = [table[column][table["clip"] == clip] for clip in np.unique(table["clip"])]
     return float(np.mean([clip.mean() for clip in clips]))
 
 
 def mean_in_words(table: dict[str, Array], column: str) -> str:
-    """``mean 24.10 dB``; or how many frames have no finite value, for then there is no mean."""
+    """``mean 24.10 dB``, or the number of frames without a finite value: then there is no mean."""
     lost = int((~np.isfinite(table[column])).sum())
     if lost:
         return f"not finite in {lost} of {len(table[column])} frames"
@@ -139,7 +141,7 @@ def mean_in_words(table: dict[str, Array], column: str) -> str:
 
 
 def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:
-    """Whether the runs were scored on the same frames: only then do they share the trivial predictors."""
+    """Whether the runs have the same trivial predictors, because they were scored on the same frames."""
     first = tables[0]["repeat_last_past"]
     return all(
         table["repeat_last_past"].shape == first.shape
@@ -149,9 +151,9 @@ def _same_baselines(tables: Sequence[dict[str, Array]]) -> bool:
 
 
 def protocol_line(found: Sequence[tuple[Run, dict[str, Array]]], split: str) -> str:
-    """What was measured and how; where runs were not measured alike, what differs."""
+    """What was measured and how; if the runs' protocols differ, the differences."""
     known = [protocols.read_protocol(run, split) for run, _ in found]
     first = found[0][1]
     line = protocols.describe(split, known[0], len(first["psnr"]), len(np.unique(first["clip"])))
     differ = [protocols.against(key, values) for key, values in protocols.differing(known).items()]
-    return line if not differ else f"PROTOCOLS DIFFER, these numbers do not compare: {', '.join(differ)}"
+    return line if not differ else f"PROTOCOLS DIFFER, these numbers are not comparable: {', '.join(differ)}"

@@ -1,4 +1,4 @@
-"""The runs of a figure: their folders, names and styles, and what their config and ``run.json`` say."""
+"""The runs of a figure: their folders, names and styles, and the facts from config and ``run.json``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def colour(self) -> str:
-        """Matplotlib's colour."""
+        """The colour, as matplotlib names it."""
         return str(self.style["color"])
 
     def table(self, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Array]:
@@ -48,7 +48,7 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.yaml`` as plain data, not validated; empty where there is none."""
+        """``config.yaml`` as plain data, not validated; empty if there is none."""
         path = self.folder / "config.yaml"
         if not path.is_file():
             return {}
@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """``run.json``; empty where there is none."""
+        """``run.json``; empty if there is none."""
         path = self.folder / "run.json"
         if not path.is_file():
             return {}
@@ -70,7 +70,7 @@ class Run:
         return content if isinstance(content, dict) else {}
 
     def section(self, name: str, schema: type[S]) -> S | None:
-        """A section of the config; None where it is absent or was written by another version."""
+        """A section of the config; None if it is absent or does not fit this version's schema."""
         raw = self.config.get(name)
         try:
             return schema.model_validate(raw) if isinstance(raw, dict) else None
@@ -79,30 +79,31 @@ class Run:
 
     @property
     def parallel(self) -> bool:
-        """The model predicts all frames at once: there is no previous frame to force."""
+        """Whether the model predicts all frames at once, without teacher forcing."""
         return "teacher_forcing" in self.config and self.config["teacher_forcing"] is None
 
     @property
     def reconstruction(self) -> str:
-        """``train.recon``; empty where it is not known."""
+        """``train.recon``; empty if unknown."""
         train = self.section("train", TrainConfig)
         return train.recon if train else ""
 
     @property
     def rescheduled(self) -> bool:
-        """A resume changed the schedules, so that config.yaml does not describe the whole training."""
+        """Whether a resume changed the schedules, so that config.yaml does not describe the whole
+        training."""
         return bool(self.info.get("schedule_changes"))
 
     @cached_property
     def steps(self) -> int | None:
-        """Training steps done, by run.json or else by the logs; None where nothing says."""
+        """Training steps done, from run.json or else from the logs; None if unknown."""
         if isinstance(self.info.get("steps"), int) and self.info.get("status") == "finished":
             return int(self.info["steps"])
         return self.logged_steps
 
     @cached_property
     def logged_steps(self) -> int | None:
-        """The last step in the logs; None where there are none."""
+        """The last step in the logs; None if there are none."""
         last = []
         for name in ("steps.csv", "metrics.csv"):
             try:
@@ -113,7 +114,8 @@ class Run:
 
     @property
     def remark(self) -> str:
-        """Why this run is not like a finished one: its status and step, a changed schedule; or empty."""
+        """How this run differs from a normal finished one: its status and step, a changed schedule; or
+        empty."""
         status = self.info.get("status", "finished")
         remarks = []
         if status != "finished":
@@ -124,7 +126,7 @@ class Run:
 
     @cached_property
     def description(self) -> dict[str, str]:
-        """Model, KL schedule, teacher forcing and data in a few words each; what is not known is left out."""
+        """Model, KL schedule, teacher forcing and data in a few words each; unknown parts are left out."""
         words = {"model": _model(self.config), "kl": _kl(self.section("kl", KLConfig))}
         forcing = self.section("teacher_forcing", TeacherForcingConfig)
         train = self.section("train", TrainConfig)
@@ -136,7 +138,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The label, what the run is, and how it stands."""
+        """The label, the description and the remark."""
         parts = [", ".join(self.description.values()), self.remark]
         return ": ".join([self.label, "; ".join(part for part in parts if part)]).removesuffix(": ")
 
@@ -183,11 +185,11 @@ def _ignore(text: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of ``plot``.
+    """The arguments of ``plot``.
 
     Attributes:
-        split: of the evaluation; None = the one that most runs have.
-        log: logarithmic y axis; None = where the values ask for it.
+        split: which evaluation; None: the split that most runs have.
+        log: logarithmic y axis; None: if the values span a factor of 10.
         warn: receives one line for each run that is left out.
     """
 
@@ -198,16 +200,16 @@ class Request:
 
     @property
     def comparison(self) -> bool:
-        """Several runs in one figure."""
+        """Whether there are several runs in one figure."""
         return len(self.runs) > 1
 
     def title(self, *lines: str) -> str:
-        """What the one run is, then the given lines; a comparison names its runs in the legend."""
+        """The title of a single run, then the given lines; a comparison names its runs in the legend."""
         first = [] if self.comparison else [self.runs[0].title]
         return "\n".join(line for line in [*first, *lines] if line)
 
     def each(self, read: Callable[[Run], T]) -> list[tuple[Run, T]]:
-        """``read`` of every run. A run that lacks the file is left out with a warning.
+        """Call ``read`` for every run. A run that lacks the file is left out with a warning.
 
         Raises:
             AbsentError: no run has it.
@@ -225,10 +227,11 @@ class Request:
         return found
 
 
-def differing(runs: Sequence[Run], *what: Callable[[Run], Any]) -> list[list[Any]]:
-    """For each of ``what`` that is not the same in all runs that know it, its distinct values."""
+def differing(runs: Sequence[Run], *properties: Callable[[Run], Any]) -> list[list[Any]]:
+    """For each property that differs among the runs where it is known, its distinct values."""
     values = [
-        list(dict.fromkeys(value for run in runs if (value := of(run)) not in ("", None))) for of in what
+        list(dict.fromkeys(value for run in runs if (value := read(run)) not in ("", None)))
+        for read in properties
     ]
     return [each for each in values if len(each) > 1]
 
@@ -238,43 +241,43 @@ def make_runs(folders: Sequence[str | Path], labels: Sequence[str] | None = None
 
     Args:
         folders: run folders.
-        labels: one a run. Default: the folder's name, in comparisons with what tells the runs apart.
+        labels: one per run. Default: the folder's name; in comparisons also how the runs differ.
 
     Raises:
         UserError: no folder, one that does not exist, or a wrong number of labels.
     """
     paths = [Path(folder) for folder in folders]
     if not paths:
-        raise UserError("no run to plot", "name one or several run folders")
+        raise UserError("no run to plot", "name one or more run folders")
     for path in paths:
         if not path.is_dir():
             raise UserError(f"there is no run folder {path}", "`cvae train` makes one under runs/")
     if labels is not None and len(labels) != len(paths):
         raise UserError(f"{len(paths)} runs, but {len(labels)} labels", "give --label once for each run")
-    names = [path.resolve().name for path in paths]  # of the run that runs/latest stands for
+    names = [path.resolve().name for path in paths]  # resolved, because runs/latest is a link
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     runs = [Run(path, name, style.of(n)) for n, (path, name) in enumerate(zip(paths, names, strict=True))]
     if labels is None and len(runs) > 1:
-        labels = [_telling(run, runs) for run in runs]
+        labels = [_with_differences(run, runs) for run in runs]
     if labels is not None:
         runs = [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
     return runs
 
 
-def _telling(run: Run, runs: Sequence[Run]) -> str:
-    """The label with what tells the run from the others, unless the label says so, and with its remark."""
+def _with_differences(run: Run, runs: Sequence[Run]) -> str:
+    """The label with the run's differences from the others, unless the label names them, and its remark."""
     differ = [key for key in run.description if len({other.description.get(key) for other in runs}) > 1]
     apart = len({tuple(other.description.get(key) for key in differ) for other in runs})
     while (
         differ and len({tuple(other.description.get(key) for key in differ[:-1]) for other in runs}) == apart
     ):
-        differ.pop()  # the others suffice
+        differ.pop()  # the remaining ones suffice
     words = [run.description[key] for key in differ if not _says(run.label, run.description[key])]
     words += [run.remark] if run.remark else []
     return f"{run.label} ({', '.join(words)})" if words else run.label
 
 
 def _says(label: str, text: str) -> bool:
-    """Whether a label names the first word of a description: "cyclical-001" says "cyclical β (4 cycles)"."""
+    """Whether a label contains the first word of a description: "cyclical-001", "cyclical β (4 cycles)"."""
     return text.split()[0].lower() in label.lower()

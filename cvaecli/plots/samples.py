@@ -1,7 +1,7 @@
-"""Sampled futures beside the truth, from predictions/*-futures.npz: one block of pictures a run.
+"""Sampled futures and the truth, from predictions/*-futures.npz: one block of pictures per run.
 
-The last row of a block shows how far the samples differ at each pixel. The curves below the blocks show how
-far they differ in each frame.
+The last row of a block shows how much the samples differ at each pixel. The curves below the blocks show how
+much they differ in each frame.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from . import style
 from .pictures import Picture, draw_rows, row_height
 from .runs import Request, Run
 
-SHOWN = 4  # samples that are drawn; all of them count in the spread
-COLUMNS = {1: 10, 2: 5}  # moments drawn, by how many blocks share the page's width
+SHOWN = 4  # samples that are drawn; the spread is over all samples
+COLUMNS = {1: 10, 2: 5}  # moments drawn, by the number of blocks across the page
 _HEAT = mpl.colormaps["inferno"]
 
 
@@ -45,13 +45,13 @@ class Futures(NamedTuple):
 
     @property
     def spread(self) -> Array:
-        """Standard deviation over the samples, mean over channels, white being 1: ``[T - first, H, W]``."""
+        """Standard deviation over the samples, mean over channels; white is 1: ``[T - first, H, W]``."""
         deviation: Array = (self.samples / 255.0).std(0, ddof=1).mean(-1)
         return deviation
 
 
 def samples_figure(request: Request) -> Figure:
-    """One block a run: truth, samples, spread; then the spread of every frame, a line a run.
+    """One block per run: truth, samples, spread; then the spread of every frame, one line per run.
 
     Raises:
         AbsentError: no run has sampled futures.
@@ -84,7 +84,7 @@ def samples_figure(request: Request) -> Figure:
 
 
 def _draw(axes: Axes, futures: Futures, columns: int, shown: int, most: float) -> None:
-    """Truth, samples and spread at some moments; ``most`` is the spread of the brightest colour."""
+    """Draw truth, samples and spread at some moments; ``most`` is the spread of the brightest colour."""
     K = len(futures.samples[0])
     chosen = np.unique(np.linspace(0, K - 1, min(columns, K)).round().astype(int))
     heat = (_HEAT(futures.spread[chosen] / most)[..., :3] * 255).astype(np.uint8)
@@ -94,7 +94,7 @@ def _draw(axes: Axes, futures: Futures, columns: int, shown: int, most: float) -
 
 
 def _curves(axes: Axes, runs: Sequence[Run], found: Sequence[Futures]) -> None:
-    """The spread of every frame, a line a run."""
+    """Draw the spread of every frame, one line per run."""
     for run, futures in zip(runs, found, strict=True):
         at = np.arange(futures.first, len(futures.truth), dtype=float)
         style.line(axes, at, futures.spread.mean((1, 2)), label=style.wrap(run.label, 34), **run.style)
@@ -110,7 +110,7 @@ def _curves(axes: Axes, runs: Sequence[Run], found: Sequence[Futures]) -> None:
 
 
 def _common(request: Request) -> str:
-    """The clip, as ``<split>-<sequence>``, of which most runs have futures; of several the last sampled."""
+    """The clip, as ``<split>-<sequence>``, that most runs have futures of; in a tie the last one sampled."""
     have: Counter[str] = Counter()
     when: dict[str, float] = {}
     for run in request.runs:
@@ -136,13 +136,13 @@ def _read(run: Run, name: str) -> Futures:
 
 
 def _title(run: Run, name: str, *, alone: bool) -> str:
-    """What the run is, and what its last evaluation of the split says."""
+    """The run, and the numbers of its last evaluation on the split."""
     lines = [run.title if alone else run.label, *_numbers(run, name.rpartition("-")[0])]
     return "\n".join(style.wrap(line, 96 if alone else 44) for line in lines)
 
 
 def _numbers(run: Run, split: str) -> list[str]:
-    """Best, mean and worst sample; nothing where the evaluation had one sample, or there is none."""
+    """Numbers of the best, mean and worst sample; empty if there is no evaluation with several samples."""
     try:
         content = evaluations.read_summary(run.folder, split)
     except AbsentError:

@@ -1,9 +1,9 @@
 """Beta, the teacher-forcing ratio and the learning rate at every step, computed from the config.
 
-The logs hold a schedule's values ten steps (or an epoch) apart: joined by lines, they miss or slope what
-happens between. The schedules are functions of the config and the step, so they are computed here. The logged
-values only check the result: where they disagree (a schedule changed by a resume, a run of another
-version), the logged values are drawn instead.
+The logs hold a schedule's values ten steps (or an epoch) apart. Lines between them would miss changes or draw
+jumps as slopes. The schedules are functions of the config and the step, so they are computed here. The logged
+values are only a check: if they disagree (a schedule changed by a resume, a run of another version), they are
+drawn instead.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .runs import Request, Run
 NAMES = {"beta": "KL weight β", "tfr": "teacher-forcing ratio", "lr": "learning rate"}
 AS_LOGGED = " (as logged; the config gives other values)"
 NOMINAL_STEPS = 100
-"""Steps of an epoch where a config alone does not say: they depend on the amount of data."""
-_POINTS = 4000  # of a curve; more than the page can show
+"""Steps per epoch if the config does not say: then they depend on the amount of data."""
+_POINTS = 4000  # points of a curve; more than the page can show
 
 
 class Curve(NamedTuple):
-    """A schedule over training: ``value[n]`` holds from ``epochs[n]`` (epochs trained) to the next."""
+    """A schedule over training: ``value[n]`` is valid from ``epochs[n]`` (epochs trained) to the next."""
 
     epochs: Array
     value: Array
@@ -51,7 +51,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: RunConfig) -> Plan:
-        """The plan of a config, of epochs of ``NOMINAL_STEPS`` where it does not say how long they are."""
+        """The plan of a config, with ``NOMINAL_STEPS`` steps per epoch if the config does not say."""
         train = config.train
         steps = [train.steps_per_epoch or NOMINAL_STEPS] * train.epochs
         return cls(config.kl, config.teacher_forcing, config.optim, steps)
@@ -83,7 +83,7 @@ class Plan:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """At most about ``_POINTS`` points: of each block the lowest and the highest, so that no peak is lost."""
+    """At most about ``_POINTS`` points: the lowest and the highest of each block, so that no peak is lost."""
     block = len(curve.value) // (_POINTS // 2)
     if block < 2:
         return curve
@@ -99,13 +99,13 @@ def _thinned(curve: Curve) -> Curve:
 
 
 def trained(steps: Sequence[int], done: Sequence[float] | Array) -> Array:
-    """Epochs trained after so many steps, where the epochs have these ``steps``."""
+    """Epochs trained after ``done`` steps, if the epochs have these numbers of ``steps``."""
     ends = np.array([0, *accumulate(steps)], dtype=float)
     return np.asarray(np.interp(np.asarray(done, dtype=float), ends, np.arange(len(ends))))
 
 
 def steps_of_epochs(run: Run) -> list[int]:
-    """Steps of each epoch that the run was to have: from its config, else from the epochs it has done."""
+    """Steps of each planned epoch of a run: from its config, else from the epochs that are done."""
     table = run.table("metrics.csv", ["epoch"], ["step"])
     train = run.section("train", TrainConfig)
     epochs = max(train.epochs if train else 0, int(table["epoch"][-1]) + 1)
@@ -123,14 +123,14 @@ def steps_of_epochs(run: Run) -> list[int]:
 
 
 def epochs_trained(run: Run, table: Mapping[str, Array]) -> Array:
-    """Where the rows of metrics.csv or steps.csv belong on the axis of epochs trained."""
+    """The places of the rows of metrics.csv or steps.csv on the axis of epochs trained."""
     if "step" in table and np.isfinite(table["step"]).all():
         return trained(steps_of_epochs(run), table["step"])
     return table["epoch"] + 1
 
 
 def plan_of(run: Run) -> Plan | None:
-    """The run's plan; None where its config does not say."""
+    """The run's plan; None if its config does not say."""
     kl, optim = run.section("kl", KLConfig), run.section("optim", OptimConfig)
     if kl is None or optim is None:
         return None
@@ -138,15 +138,15 @@ def plan_of(run: Run) -> Plan | None:
 
 
 def curve_of(run: Run, column: str) -> Curve:
-    """A schedule of a run as far as it was trained: computed, or logged where the log disagrees.
+    """A schedule of a run as far as it was trained: computed, or as logged if the log disagrees.
 
     Raises:
-        AbsentError: no log, or a tfr where the model has no teacher forcing.
+        AbsentError: no log, or ``tfr`` for a model without teacher forcing.
     """
     if column == "tfr" and run.parallel:
         raise AbsentError(
             f"{run.folder}: the model predicts all frames at once and has no teacher forcing",
-            "plot the others",
+            "plot the other runs",
         )
     table = _logged(run, column)
     plan = plan_of(run)
@@ -158,13 +158,13 @@ def curve_of(run: Run, column: str) -> Curve:
         if np.allclose(table[column][known], np.array(due)[known], rtol=1e-5, atol=1e-9):
             return plan.curve(column, run.logged_steps)
     at, value = epochs_trained(run, table), table[column]
-    first = np.r_[0.0, at[:-1]]  # a row is written at the end of what it stands for
+    first = np.r_[0.0, at[:-1]]  # a row is written at the end of the steps that it describes
     return Curve(np.r_[first, at[-1]], np.r_[value, value[-1]], logged=True)
 
 
 def _logged(run: Run, column: str) -> dict[str, Array]:
-    """The rows that hold the schedule: of steps.csv, else of metrics.csv."""
-    run.table("metrics.csv", ["epoch"])  # says how long an epoch is
+    """The rows with the schedule: from steps.csv, else from metrics.csv."""
+    run.table("metrics.csv", ["epoch"])  # must exist: it says how long an epoch is
     try:
         return run.table("steps.csv", ["step", "epoch", column])
     except AbsentError:
@@ -172,7 +172,7 @@ def _logged(run: Run, column: str) -> dict[str, Array]:
 
 
 def moves_within_epochs(run: Run) -> bool:
-    """Whether beta changes from step to step, and not only from one epoch to the next."""
+    """Whether beta changes from step to step, not only from epoch to epoch."""
     curve = curve_of(run, "beta")
     same_epoch = np.diff(np.floor(curve.epochs[:-1] + 1e-9)) == 0
     return bool((np.abs(np.diff(curve.value[:-1]))[same_epoch] > 1e-9).any())
@@ -200,7 +200,7 @@ def planned_figure(column: str, plans: Mapping[str, Plan], title: str = "") -> F
     """A schedule of configs that need not have been run; ``plans`` by name.
 
     Raises:
-        UserError: a tfr of a model that has no teacher forcing.
+        UserError: ``tfr`` for a model that has no teacher forcing.
     """
     figure, [axes] = style.new_figure(2.0)
     handles = []
@@ -249,7 +249,7 @@ def _finish(
 
 
 def _coins(axes: Axes, run: Run) -> list[Array]:
-    """Mark on each epoch's ratio whether the epoch was forced; the shares of forced steps."""
+    """Mark each epoch's ratio by whether the epoch was forced; returns the shares of forced steps."""
     table = run.table("metrics.csv", ["epoch", "tfr"], ["forced"])
     if not np.isfinite(table["forced"]).any():
         return []
@@ -258,6 +258,6 @@ def _coins(axes: Axes, run: Run) -> list[Array]:
 
 
 def draw(axes: Axes, curve: Curve, **look: Any) -> Line2D:
-    """A schedule as steps: each value holds until the next, and drops are vertical."""
+    """Draw a schedule as steps: each value lasts until the next, and drops are vertical."""
     line: Line2D = axes.plot(curve.epochs, curve.value, drawstyle="steps-post", **look)[0]
     return line

@@ -1,6 +1,6 @@
-"""How every figure looks: the width of a printed page, type, colours, lines, markers and legend.
+"""The look of all figures: page width, fonts, colours, lines, markers and legend.
 
-Drawn with matplotlib's ``Figure`` objects; pyplot and its global state are not used.
+Figures are matplotlib ``Figure`` objects; pyplot and its global state are not used.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ FREE, FORCED = COLOURS[0], COLOURS[1]
 
 _LINE = 94  # characters of 9 point that fit the width
 _TEXT_LINE = 0.17  # inches
-_WIDE = 10.0  # ratio of largest to smallest value that asks for a logarithmic axis
-FEW = 40  # points up to which each is marked
+_WIDE = 10.0  # ratio of largest to smallest value from which an axis is logarithmic
+FEW = 40  # number of points up to which each is marked
 
 
 def of(number: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def of(number: int) -> dict[str, Any]:
 
 
 def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A page-wide figure of stacked axes with one x axis; ``height`` inches without legend and title."""
+    """A page-wide figure of stacked axes with one x axis, ``height`` inches high without legend and title."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
     figure.align_ylabels()
@@ -63,7 +63,7 @@ def new_figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, lis
 def legend(figure: Figure, handles: Iterable[Line2D], title: str = "") -> None:
     """One legend above all axes, with as many columns as fit, below the lines of the title.
 
-    The figure grows by its height, so that the axes keep theirs.
+    The figure grows by the legend's height, so that the axes keep theirs.
     """
     handles = list(handles)
     for handle in handles:
@@ -96,9 +96,9 @@ def wrap(text: str, width: int = _LINE) -> str:
 
 
 def show_hidden(*places: Axes) -> None:
-    """Widen every line that others run over, so that both show. Called when all lines are drawn."""
+    """Widen every line that others cover, so that both are visible. Call it when all lines are drawn."""
     for axes in places:
-        axes.get_ylim()  # lets the axes settle on their limits
+        axes.get_ylim()  # makes matplotlib compute the limits
         lines = [line for line in axes.lines if line.get_linestyle() != "None"]
         lines.sort(key=lambda line: float(line.get_zorder()))
         for n, under in enumerate(lines):
@@ -126,20 +126,20 @@ def points(line: Line2D) -> tuple[Array, Array]:
 
 
 def x_axis(axes: Axes, label: str) -> None:
-    """Whole numbers, with a comma between thousands."""
+    """Label the x axis; its ticks are whole numbers with commas between thousands."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def epochs_axis(axes: Axes) -> None:
-    """The x axis of everything over training: 0 is the start, and epoch number e ends at e + 1."""
+    """The x axis of figures over training: 0 is the start, and epoch number e ends at e + 1."""
     x_axis(axes, "epochs trained")
     axes.set_xlim(left=0)
 
 
 def second_axis(axes: Axes, label: str) -> Axes:
-    """A y axis on the right. What is drawn on it lies under what is drawn on the left."""
+    """A y axis on the right. Its lines lie below those of the left axis."""
     second = axes.twinx()
     axes.set_zorder(second.get_zorder() + 1)
     axes.patch.set_visible(False)
@@ -150,7 +150,8 @@ def second_axis(axes: Axes, label: str) -> Axes:
 
 
 def y_scale(axes: Axes, values: Iterable[Array], log: bool | None) -> None:
-    """Logarithmic if asked for (values <= 0 are then not shown), or if all are positive and far apart."""
+    """Make the y axis logarithmic if ``log`` (values <= 0 are then not shown); None: if all values are
+    positive and far apart."""
     everything = np.concatenate([value[np.isfinite(value)] for value in values])
     positive = everything[everything > 0]
     if not len(positive):
@@ -158,7 +159,7 @@ def y_scale(axes: Axes, values: Iterable[Array], log: bool | None) -> None:
     wide = len(positive) == len(everything) and positive.max() > _WIDE * positive.min()
     if wide if log is None else log:
         axes.set_yscale("log")
-        # Plain numbers, and enough of them: by default a span of 1.5 decades may show a single one
+        # Plain numbers, and enough of them: by default a span of 1.5 decades may have a single tick
         few_decades = positive.max() < 300 * positive.min()
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -166,7 +167,7 @@ def y_scale(axes: Axes, values: Iterable[Array], log: bool | None) -> None:
 
 
 def line(axes: Axes, x: Array, y: Array, **style: Any) -> Line2D:
-    """A line that joins the points that have a value; a few points are marked as well."""
+    """A line through the points that have a value; if they are few they are also marked."""
     there = np.isfinite(y)
     points = int(there.sum())
     style = {"marker": "o" if points <= FEW else "", "markersize": marker_size(points)} | style
@@ -174,7 +175,7 @@ def line(axes: Axes, x: Array, y: Array, **style: Any) -> Line2D:
 
 
 def marker_size(points: int) -> float:
-    """In typographic points, smaller where there are many."""
+    """Size of a marker in typographic points, smaller if there are many."""
     return float(np.clip(140 / max(points, 1), 1.8, 3.5))
 
 
@@ -184,12 +185,12 @@ def mark_forced(
     """Mark each point by whether more than half of its steps were teacher-forced.
 
     Args:
-        axes: where.
+        axes: where to draw.
         x: ``[N]``.
         y: ``[N]``.
-        forced: fraction of forced steps, ``[N]``; NaN = not known = no mark.
+        forced: fraction of forced steps, ``[N]``; NaN: unknown, no mark.
         shape: matplotlib's marker.
-        colour: of a run in a comparison: forced = filled, free = hollow. None: forced = orange, free = blue.
+        colour: a run's colour in a comparison: forced filled, free hollow. None: forced orange, free blue.
     """
     for is_forced in (False, True):
         chosen = np.isfinite(forced) & ((forced > 0.5) == is_forced)
@@ -200,7 +201,7 @@ def forced_keys(forced: Iterable[Array], *, comparison: bool) -> list[Line2D]:
     """Legend entries for what ``mark_forced`` drew, only for the kinds that occur."""
     known = np.concatenate(list(forced))
     known = known[np.isfinite(known)]
-    # Where a coin is tossed for every batch or step, an epoch is rarely all one or all the other
+    # If the coin is tossed for every batch or step, few epochs are entirely forced or entirely free
     whole = bool(np.isin(known, (0.0, 1.0)).all())
     names = {True: "teacher-forced epoch", False: "free-running epoch"}
     if not whole:

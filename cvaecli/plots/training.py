@@ -1,4 +1,4 @@
-"""A training at a glance: what is minimised, what steers it, and what comes out."""
+"""A training at a glance: the loss, the schedules, and the validation PSNR."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .runs import RECONSTRUCTIONS, Request, Run, differing
 
 
 def training_figure(request: Request) -> Figure:
-    """One run: loss and reconstruction with beta and tfr on the right, above validation PSNR.
+    """One run: loss and reconstruction with beta and tfr on the right axis; below, validation PSNR.
 
-    Several runs: reconstruction, beta, tfr and validation PSNR, each in a panel. Total losses are not shown
-    there, since under different beta they do not compare. Nor is the reconstruction where ``train.recon``
+    Several runs: reconstruction, beta, tfr and validation PSNR, one panel each. Total losses are not shown,
+    because they are not comparable under different beta. The reconstruction is not shown if ``train.recon``
     differs.
     """
     return _compared(request) if request.comparison else _single(request)
@@ -47,7 +47,8 @@ def _single(request: Request) -> Figure:
 
 
 def _loss(axes: Axes, run: Run, table: dict[str, Array]) -> list[Line2D]:
-    """Total loss with its points coloured by the coin, and reconstruction of training and validation."""
+    """Draw the total loss with points coloured by the coin, and the reconstruction in training and
+    validation."""
     forced = forced_share(run, table)
     at, loss = table["at"], table["train/loss"]
     look = {"color": "0.35", "linestyle": "-"}
@@ -96,7 +97,7 @@ def _compared(request: Request) -> Figure:
 
 
 def _psnr(run: Run) -> dict[str, Array]:
-    """See ``epochs.validated``; empty where there was no validation."""
+    """See ``epochs.validated``; empty if there was no validation."""
     try:
         return epochs.validated(run)
     except AbsentError:

@@ -1,1 +1,1 @@
-"""Many trainings from one command: ``plan`` says which, ``queue`` hands them out through Optuna."""
+"""Many trainings from one command: ``plan`` lists them, ``queue`` assigns them to workers through Optuna."""

@@ -14,11 +14,10 @@ from .queue import Queue
 from .shares import shares
 
 STORAGE = "CVAE_SWEEP_STORAGE"
-"""Environment variable that names a worker's storage. It may hold a password, and arguments are public."""
-
+"""Environment variable that names a worker's storage. It may contain a password, and arguments are public."""
 
 ENDED_WELL = (0, 130, 143, -signal.SIGINT, -signal.SIGTERM)
-"""Exit statuses of a worker that recorded how its cell ended, or that somebody stopped."""
+"""Exit statuses of a worker that recorded how its cell ended, or that was stopped."""
 
 
 class Crew:
@@ -33,11 +32,11 @@ class Crew:
 
     @property
     def pids(self) -> set[int]:
-        """Of the processes that run."""
+        """Process numbers of the running workers."""
         return {worker.pid for worker in self._workers if worker}
 
     def fill(self, count: int) -> None:
-        """Start so many workers, as far as there are free places."""
+        """Start up to ``count`` workers, as far as there are free places."""
         free = [place for place, worker in enumerate(self._workers) if worker is None]
         for place in free[: max(0, count)]:
             environment, overrides = self._shares[place]
@@ -49,11 +48,11 @@ class Crew:
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
-                    process_group=0,  # Ctrl-C reaches this process alone
+                    process_group=0,  # Ctrl-C reaches only this process
                 )
 
     def clear(self) -> bool:
-        """Free the places of workers that ended; True if there were any.
+        """Free the places of workers that ended; returns whether there were any.
 
         Raises:
             CvaeError: workers end before they take a cell.
@@ -67,25 +66,26 @@ class Crew:
             if code in ENDED_WELL:
                 self._log(place).unlink(missing_ok=True)  # a cell's output is in its own log
                 continue
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             self._without_cell += not self._queue.died(worker.pid, how)
             if self._without_cell >= 3:
-                told = f"workers end before they take a cell; the last one {how}"
-                raise CvaeError(told, f"see {self._log(place)}")
+                raise CvaeError(
+                    f"workers end before they take a cell; the last one {how}", f"see {self._log(place)}"
+                )
         return ended
 
     def _log(self, place: int) -> Path:
-        """What a worker says before it has a cell."""
+        """The output of a worker before it has a cell."""
         return self._queue.folder / "logs" / f"worker-{os.getpid()}-{place}.log"
 
     def stop(self) -> None:
-        """Ask all to save and end."""
+        """Ask all workers to save and end."""
         for worker in self._workers:
             if worker and worker.stdin:
                 worker.stdin.close()
 
     def kill(self) -> None:
-        """End all at once; nobody is left unless something went wrong or Ctrl-C came twice."""
+        """Kill all workers. None are left at this point unless something went wrong or Ctrl-C came twice."""
         for worker in self._workers:
             if worker:
                 worker.kill()

@@ -1,7 +1,7 @@
 """What a sweep trains: the keys that vary, their values, and one cell for each run.
 
-A plan is a base config, overrides that hold for all runs, and axes. In a grid every combination of the
-axes' values is a cell. In a search a cell is a numbered trial, and Optuna fills in its values.
+A plan is a base config, overrides for all runs, and axes. In a grid every combination of the axes' values is
+a cell. In a search a cell is a numbered trial, and Optuna chooses its values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIMIT = 1000
 """Most cells of a sweep."""
 
 DATA = "runs are compared on the same data; make one sweep for each"
-PROTOCOL = "it belongs to the protocol of the numbers, and those of two protocols do not compare"
+PROTOCOL = "it is part of the evaluation protocol, and numbers of different protocols are not comparable"
 MACHINE = "it describes the machine, not the experiment"
 FIXED = {
     "data": DATA,
@@ -42,11 +42,11 @@ FIXED = {
 """Keys and sections that are the same in every run of a sweep, and why."""
 
 MAY_VARY = ("data.partial",)
-"""The exceptions: the share of the training frames leaves the validation as it is."""
+"""The exceptions: the share of the training frames does not affect the validation."""
 
 
 class Range(NamedTuple):
-    """An interval that a search draws from; integers where the key takes integers."""
+    """An interval that a search draws from; integers if the key takes integers."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ class Axis(NamedTuple):
 
     keys: tuple[str, ...]
     values: tuple[str, ...]
-    """As typed; for several keys their parts are joined by ``+``. The two ends where there is a range."""
+    """As typed; for several keys their parts are joined by ``+``. The two ends if it is a range."""
     range: Range | None = None
 
     @property
@@ -67,7 +67,7 @@ class Axis(NamedTuple):
         return "+".join(self.keys)
 
     def overrides(self, value: str) -> list[str]:
-        """The config overrides that this value stands for."""
+        """The config overrides for this value."""
         parts = [value] if len(self.keys) == 1 else value.split("+")
         return [f"{key}={part}" for key, part in zip(self.keys, parts, strict=True)]
 
@@ -90,19 +90,19 @@ class Plan(BaseModel):
     vary: list[str]
     """The arguments that vary, as typed: ``kl.schedule=cyclical,none``."""
     fixed: list[str]
-    """Overrides that hold for every run."""
+    """Overrides for every run."""
     trials: int | None = Field(None, ge=1, le=LIMIT)
-    """Runs of a search."""
+    """Number of runs of a search."""
     storage: str = "journal"
     """``journal``, or the storage's URL without its password."""
     config: dict[str, Any]
-    """The base config's sections as its file had them: a later edit of the file changes no run."""
+    """The base config's sections when the sweep was started: later edits of the file change no run."""
 
     # --- axes and cells ---------------------------------------------------------------------------
 
     @cached_property
     def axes(self) -> list[Axis]:
-        """What varies, in the order given."""
+        """The axes in the order given."""
         return [self._with_range(_axis(argument)) for argument in self.vary]
 
     @cached_property
@@ -116,12 +116,12 @@ class Plan(BaseModel):
         ]
 
     def overrides(self, values: Sequence[str]) -> tuple[str, ...]:
-        """The overrides of the run with these values, one an axis."""
+        """The overrides of the run with these values, one per axis."""
         pairs = zip(self.axes, values, strict=True)
         return tuple(itertools.chain.from_iterable(axis.overrides(value) for axis, value in pairs))
 
     def folder_name(self, values: Sequence[str]) -> str:
-        """What differs, safe as a folder's name and without ``=``: ``schedule-none_ratio-0.5_seed-1``."""
+        """A folder name from the varying keys and values: ``schedule-none_ratio-0.5_seed-1``."""
         keys = [key for axis in self.axes for key in axis.keys]
         last = [key.rpartition(".")[2] for key in keys]
         short = {key: part if last.count(part) == 1 else key for key, part in zip(keys, last, strict=True)}
@@ -129,7 +129,7 @@ class Plan(BaseModel):
         lists = str.maketrans({"[": "", "]": "", " ": "", ",": "-"})
         exact = "_".join(f"{short[key]}-{value.translate(lists)}" for key, value in parts)
         safe = re.sub(r"[^\w.+-]+", "-", exact)[:120]
-        # Two values may look alike once they are cut and cleaned.
+        # Two values may become equal when they are cut and cleaned.
         return safe if safe == exact else f"{safe}-{hashlib.sha256(exact.encode()).hexdigest()[:6]}"
 
     def config_of(self, overrides: Sequence[str]) -> RunConfig:
@@ -141,7 +141,7 @@ class Plan(BaseModel):
         return from_dict(self.config, [*self.fixed, *overrides], where=self.source)
 
     def example(self) -> RunConfig:
-        """The config of the first run; of a search, with each range's lower end."""
+        """The config of the first run; in a search, with the lower end of each range."""
         return self.config_of(self.overrides([axis.values[0] for axis in self.axes]))
 
     def _with_range(self, axis: Axis) -> Axis:
@@ -164,11 +164,11 @@ class Plan(BaseModel):
     # --- checks -----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Refuse what no sweep can be made of.
+        """Refuse a plan that is not a valid sweep.
 
         Raises:
-            UserError: nothing varies, too many cells, a key that cannot vary, a value that does not fit
-                its key, or two cells that are the same run.
+            UserError: nothing varies, there are too many cells, a key cannot vary, a value does not fit its
+                key, or two cells are the same run.
         """
         if not self.axes:
             raise UserError("nothing varies", "give a key several values, e.g. seed=0,1,2")
@@ -176,13 +176,13 @@ class Plan(BaseModel):
         keys += [key for axis in self.axes for key in axis.keys]
         for key in keys:
             if keys.count(key) > 1:
-                raise UserError(f"{key}: is given twice", "give a key once, with all its values")
+                raise UserError(f"{key}: is given twice", "give each key once, with all its values")
         for axis in self.axes:
             if self.kind == "grid" and axis.range is not None:
                 raise UserError(f"{axis.name}: a range needs --search", "or list its values: a,b,c")
         count = math.prod(len(axis.values) for axis in self.axes)
         if self.kind == "grid" and count > LIMIT:
-            raise UserError(f"{count:,} cells: a sweep has {LIMIT:,} at most", "vary less, or use --search")
+            raise UserError(f"{count:,} cells: a sweep has at most {LIMIT:,}", "vary less, or use --search")
         if self.kind == "search":
             for axis in self.axes:
                 for value in axis.values:
@@ -193,12 +193,12 @@ class Plan(BaseModel):
             config = self.config_of(cell.overrides).model_dump_json()
             if config in seen:
                 raise UserError(
-                    f"{seen[config]} and {cell.name}: are the same run", "remove a value given twice"
+                    f"{seen[config]} and {cell.name}: are the same run", "remove the repeated value"
                 )
             seen[config] = cell.name
 
     def refuse_another(self, old: Plan, name: str) -> None:
-        """Refuse to go on with a sweep that was started as ``old``, unless this plan only adds to it.
+        """Refuse to continue a sweep that was started with ``old``, unless this plan only adds to it.
 
         Raises:
             UserError: names the first difference.
@@ -242,7 +242,7 @@ class Plan(BaseModel):
         Args:
             config: a config's file or built-in name.
             arguments: ``key=value`` for every run, ``key=a,b`` for an axis, ``key=low..high`` in a search.
-            trials: how many runs to search with; None for a grid.
+            trials: number of runs of a search; None for a grid.
             storage: a storage's URL.
 
         Raises:
@@ -250,7 +250,7 @@ class Plan(BaseModel):
         """
         vary = [argument for argument in arguments if _varies(argument)]
         fixed = [argument for argument in arguments if argument not in vary]
-        load(config)  # tells what is wrong with the file
+        load(config)  # raises if the file itself is wrong
         plan = cls(
             kind="grid" if trials is None else "search",
             source=config,
@@ -294,7 +294,7 @@ def difference(before: RunConfig, now: RunConfig) -> str:
 
 
 def without_password(url: str) -> str:
-    """A storage's URL as it may be shown and saved."""
+    """A storage's URL without its user name and password, so that it can be shown and saved."""
     return re.sub(r"//[^/@]*@", "//", url)
 
 
@@ -306,10 +306,10 @@ def _varies(argument: str) -> bool:
 
 
 def _axis(argument: str) -> Axis:
-    """The axis of ``key=a,b`` or ``key+key=a+b,c+d``; a key without a section has that of the one before.
+    """The axis of ``key=a,b`` or ``key+key=a+b,c+d``; a key without a section is in the previous key's.
 
     Raises:
-        UserError: an empty value, a value given twice, too few parts, or a key that cannot vary.
+        UserError: a value is empty, repeated or has too few parts, or a key cannot vary.
     """
     left, _, text = argument.partition("=")
     keys = [left.strip()] if "+" not in left else [part.strip() for part in left.split("+")]
@@ -323,11 +323,11 @@ def _axis(argument: str) -> Axis:
     values = _split(text)
     for value in values:
         if not value:
-            raise UserError(f"{argument}: has an empty value", "remove the comma that is too many")
+            raise UserError(f"{argument}: has an empty value", "remove the extra comma")
         if values.count(value) > 1:
             raise UserError(f"{argument}: {value} is given twice")
         if len(keys) > 1 and len(value.split("+")) != len(keys):
-            raise UserError(f"{argument}: {value} must have {len(keys)} parts joined by +, one a key")
+            raise UserError(f"{argument}: {value} must have {len(keys)} parts joined by +, one per key")
     return Axis(tuple(keys), tuple(values))
 
 

@@ -1,11 +1,11 @@
-"""A sweep's cells handed out through an Optuna study.
+"""Assigns a sweep's cells to workers through an Optuna study.
 
-Optuna's storage says which cells wait, which are taken and how they ended, and gives a waiting cell to
-one worker only. What it does not know is whether the worker that took a cell still lives: its journal has
-no heartbeat. So a worker holds a file lock while it trains, which the kernel releases when the process
-ends, however it ends. A cell that is taken and whose lock is free has lost its worker and is queued again.
-A file system may keep locks to one machine; so a worker also touches a file every few seconds, and another
-machine waits until that file is ``stale_after`` seconds old.
+Optuna's storage records which cells are waiting, which are taken and how they ended, and gives a waiting cell
+to one worker only. It does not know whether the worker that took a cell is still alive: its journal has no
+heartbeat. So a worker holds a file lock while it trains, which the kernel releases however the process ends.
+If a cell is taken and its lock is free, its worker is dead and the cell is queued again. Some file systems do
+not share locks between machines. So a worker also touches a file every few seconds, and another machine waits
+until that file is ``stale_after`` seconds old.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .plan import Axis, Plan, without_password
 JOURNAL = "journal.log"
 HOST = platform.node()
 BEAT = 15.0
-"""Most seconds between two touches of a worker's file."""
+"""Longest time in seconds between two touches of a worker's file."""
 PATIENCE = 60.0
 """Seconds to wait for another process that reads or changes the queue."""
 MAX_DEATHS = 3
-"""A cell whose process is killed so often under a living sweep is not tried again."""
+"""A cell whose process is killed this often while its sweep is running is not tried again."""
 
 LIVE = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running"}
 ENDED = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -47,17 +47,17 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 class State(NamedTuple):
-    """How a cell stands."""
+    """The state of a cell."""
 
     cell: str
     state: str  # waiting, running, finished, pruned, failed
-    run: Path | None  # known once somebody has taken the cell
+    run: Path | None  # known once a worker has taken the cell
     overrides: tuple[str, ...]
     psnr: float | None
     psnr_one_step: float | None
     error: str
-    seconds: float | None  # from being taken to the end
-    pid: int | None  # of the worker, where it is one of this machine
+    seconds: float | None  # from when it was taken to its end
+    pid: int | None  # of the worker, if it runs on this machine
 
 
 class Taken(NamedTuple):
@@ -72,8 +72,8 @@ class Queue:
     """The study of one sweep.
 
     Args:
-        folder: of the sweep.
-        plan: what it trains.
+        folder: the sweep's folder.
+        plan: the sweep's plan.
         url: the storage, with its password if it has one; the journal in ``folder`` if None.
         stale_after: seconds of silence after which a worker on another machine counts as dead.
 
@@ -84,7 +84,7 @@ class Queue:
     def __init__(self, folder: Path, plan: Plan, url: str | None = None, stale_after: float = 120) -> None:
         self.folder, self.plan, self.stale_after, self._url = folder, plan, stale_after, url
         (folder / "locks").mkdir(exist_ok=True)
-        with self._faults_told():
+        with self._readable_faults():
             storage, name = _storage(folder, url), folder.name
             if name not in optuna.get_all_study_names(storage):
                 optuna.create_study(
@@ -96,15 +96,15 @@ class Queue:
             )
             self.trials = self.study.get_trials(deepcopy=False)
 
-    # --- what every process may do ----------------------------------------------------------------
+    # --- for all processes ------------------------------------------------------------------------
 
     def refresh(self, retry_failed: bool = False) -> None:
-        """Queue every cell that nobody has: new ones, interrupted ones, and those whose worker died.
+        """Queue every cell without a worker: new ones, interrupted ones, and those whose worker died.
 
         Args:
-            retry_failed: also those that failed.
+            retry_failed: also queue failed cells.
         """
-        with alone(self.folder), self._faults_told():
+        with alone(self.folder), self._readable_faults():
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if "cell" in trial.user_attrs and self._is_dead(trial):
                     self.study.tell(trial.number, state=TrialState.FAIL)
@@ -116,13 +116,14 @@ class Queue:
                     self.study.enqueue_trial(_params(before) if before else {}, user_attrs=known)
 
     def take(self) -> tuple[Taken, contextlib.ExitStack] | None:
-        """The next waiting cell, or None. It is this process's until the stack closes or the process ends."""
+        """Take the next waiting cell, or None. It belongs to this process until the stack closes or the
+        process ends."""
         with alone(self.folder):
             if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 return None
             trial = self.study.ask()
             cell = trial.user_attrs.get("cell")
-            if cell is None:  # where locks do not reach another machine, it may have been faster
+            if cell is None:  # another machine that does not see our lock may have been faster
                 self.study.tell(trial, state=TrialState.FAIL)
                 return None
             held = contextlib.ExitStack()
@@ -139,8 +140,8 @@ class Queue:
         return Taken(trial, name, overrides), held
 
     def states(self) -> list[State]:
-        """How every cell of the plan stands, in the plan's order."""
-        with self._faults_told():
+        """The states of all cells, in the plan's order."""
+        with self._readable_faults():
             last = self._last_trials()
         return [
             _state(self.folder, cell.name, cell.overrides, last.get(cell.name)) for cell in self.plan.cells
@@ -154,7 +155,7 @@ class Queue:
         self.study.tell(taken.trial, metrics["psnr"])
 
     def pruned(self, taken: Taken) -> None:
-        """The run was stopped because it is worse than most at the same epoch."""
+        """The run was stopped because it was below the median at the same epoch."""
         self.study.tell(taken.trial, state=TrialState.PRUNED)
 
     def failed(self, taken: Taken, error: str) -> None:
@@ -167,7 +168,7 @@ class Queue:
         self.study.tell(taken.trial, state=TrialState.FAIL)
 
     def died(self, pid: int, how: str) -> bool:
-        """A worker of this machine has ended without a word; False if it had taken no cell.
+        """A worker on this machine ended without a report; returns False if it had not taken a cell.
 
         Its cell is queued again, until that has happened ``MAX_DEATHS`` times.
         """
@@ -181,8 +182,8 @@ class Queue:
                 deaths = self.study.user_attrs.get(key, 0) + 1
                 self.study.set_user_attr(key, deaths % MAX_DEATHS)
                 if deaths == MAX_DEATHS:
-                    told = {**known, "error": f"its process {how}, {deaths} times; out of memory?"}
-                    self.study.add_trial(optuna.create_trial(state=TrialState.FAIL, user_attrs=told))
+                    failed = {**known, "error": f"its process {how}, {deaths} times; out of memory?"}
+                    self.study.add_trial(optuna.create_trial(state=TrialState.FAIL, user_attrs=failed))
                 return True
         return False
 
@@ -203,15 +204,15 @@ class Queue:
             return False
         if trial.user_attrs.get("host") == HOST:
             return True
-        # The file server's clock on both sides: those of two machines may differ.
+        # Both times are the file server's: the clocks of two machines may differ.
         now = self.folder / "locks" / "now"
         now.touch()
         beat = self._beat(cell)
         return not beat.exists() or now.stat().st_mtime - beat.stat().st_mtime > self.stale_after
 
     @contextlib.contextmanager
-    def _faults_told(self) -> Iterator[None]:
-        """Whatever Optuna raises while it reads or writes a storage, as one line."""
+    def _readable_faults(self) -> Iterator[None]:
+        """Turn whatever Optuna raises while it reads or writes a storage into a ``UserError``."""
         try:
             yield
         except (CvaeError, OSError):
@@ -220,9 +221,9 @@ class Queue:
             cause = error.__cause__ or error
             why = without_password((str(cause).strip().splitlines() or [""])[0] or repr(cause))
             if self._url:
-                told = f"--storage {without_password(self._url)}: cannot be used: {why}"
                 raise UserError(
-                    told, "see Optuna's documentation for URLs, e.g. sqlite:///sweep.db"
+                    f"--storage {without_password(self._url)}: cannot be used: {why}",
+                    "see Optuna's documentation for URLs, e.g. sqlite:///sweep.db",
                 ) from None
             raise UserError(
                 f"{self.folder / JOURNAL}: is damaged: {why}",
@@ -242,18 +243,19 @@ class Queue:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """No other process changes the sweep in this folder meanwhile.
+    """No other process can change the sweep in this folder during the context.
 
     Raises:
-        UserError: another process keeps it for longer than ``PATIENCE``.
+        UserError: another process holds the lock for longer than ``PATIENCE``.
     """
     path = folder / "locks" / "queue.lock"
     try:
         with FileLock(path, timeout=PATIENCE):
             yield
     except Timeout as error:
-        told = f"{error.lock_file}: held by another process for {PATIENCE:.0f} s"
-        raise UserError(told, "end it, or try again") from None
+        raise UserError(
+            f"{error.lock_file}: held by another process for {PATIENCE:.0f} s", "end it, or try again"
+        ) from None
 
 
 def _storage(folder: Path, url: str | None) -> BaseStorage:
@@ -261,14 +263,15 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
         return get_storage(url)
     path = folder / JOURNAL
     if path.exists() and not _ends_well(path):
-        time.sleep(1)  # somebody may be writing just now
+        time.sleep(1)  # another process may be writing right now
         if not _ends_well(path):
-            raise ValueError("its last line is cut short or no JSON")
+            raise ValueError("its last line is cut short or not JSON")
     return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _ends_well(journal: Path) -> bool:
-    """Whether the last line is whole. Optuna reads past one that is not, and fails at the next it writes."""
+    """Whether the last line is complete. Optuna ignores an incomplete one when it reads, and then fails after
+    the next write."""
     content = journal.read_bytes()
     with contextlib.suppress(ValueError):
         return not content or (content.endswith(b"\n") and bool(json.loads(content.splitlines()[-1])))
@@ -280,13 +283,13 @@ def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
     if plan.kind == "grid":
         return optuna.pruners.NopPruner()
     epochs = plan.example().train.epochs
-    # Not in the first quarter: annealing and teacher forcing begin there, and PSNR says little yet.
+    # Not in the first quarter, where annealing and teacher forcing start and PSNR means little.
     return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=epochs // 4)
 
 
 @contextlib.contextmanager
 def _beating(path: Path, every: float) -> Iterator[None]:
-    """Touch a file again and again, in a thread."""
+    """Touch a file at regular intervals in a thread."""
     path.touch()
     over = threading.Event()
 
@@ -314,7 +317,7 @@ def _suggest(trial: optuna.Trial, axis: Axis) -> str:
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial's parameters were, or were going to be."""
+    """The parameters of a trial, including those that were fixed in advance."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 

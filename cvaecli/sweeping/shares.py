@@ -1,4 +1,4 @@
-"""One machine shared out among several trainings."""
+"""Divides one machine among several trainings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..config.schema import RunConfig
 
 
 def shares(config: RunConfig, workers: int) -> list[tuple[dict[str, str], list[str]]]:
-    """Environment and overrides of each of several workers on this machine: a GPU, or a share of the cores.
+    """The environment and the overrides of each worker on this machine: a GPU, or a share of the cores.
 
-    Two trainings that both use all cores slow each other down several times over, because the threads of
-    both spin while they wait. A single worker has the machine to itself, as ``cvae train`` does.
+    Two trainings that both use all cores are several times slower, because their threads spin while they
+    wait. A single worker uses the whole machine, as ``cvae train`` does.
     """
     if workers == 1:
         return [({}, [])]
@@ -28,7 +28,7 @@ def cores() -> int:
 
 
 def _gpus(device: str) -> list[str]:
-    """The CUDA devices to share out, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """The CUDA devices to divide, as ``CUDA_VISIBLE_DEVICES`` names them."""
     import torch
 
     if device not in ("auto", "cuda") or not torch.cuda.is_available():

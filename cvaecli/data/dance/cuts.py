@@ -1,7 +1,7 @@
 """Where clips begin and end: a ``clips.csv``, gaps in the numbering, and cuts found in the pictures.
 
-There are two signs of a cut. In doubt neither reports one: a false cut in a validation clip changes what
-is measured, while a missed cut only spoils a few training windows.
+There are two signs of a cut. In case of doubt neither reports one: a false cut in a validation clip changes
+what is measured, while a missed cut only spoils a few training windows.
 
 Jump
     The difference between two pictures is far larger than the differences around it, and the pictures
@@ -9,9 +9,9 @@ Jump
     differences jump within a clip too: where a camera dropped frames, a near person moves by up to six
     times the usual step.
 Held label
-    In some sets that a pose detector labelled, the first label of each clip equals the second one while
-    the pictures move on. Clips that continue each other have no jump, and this is their only mark. It
-    counts only if the folder's own first two labels, which surely begin a clip, are equal.
+    In some sets labelled by a pose detector, the first label of each clip equals the second one while the
+    pictures move. If a clip continues the one before, there is no jump, and this is the only sign. It counts
+    only if the folder's first two labels, which certainly begin a clip, are equal.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from ..images import chunks
 from ..report import spans
 
 JUMP_FACTOR = 8.0
-"""A cut's step is more than so many times the median step around it (dropped frames: up to 6 times)."""
+"""A cut's step is more than this many times the median step around it (dropped frames: up to 6 times)."""
 NEIGHBOURS = 12
 """Steps on either side over which the median is taken."""
 STILL = 0.5
-"""Smaller steps (mean over a picture, in grey levels of 255) count as this: still scenes have noise."""
+"""Smaller steps (mean over a picture, in grey levels of 255) count as this, because still scenes have
+noise."""
 BLANK = 8
 """A label whose values span no more than this is blank. Blank ones repeat whenever a detector fails."""
 HELD_SHARE = 0.02
-"""Labels that repeat in more than this share of steps are people standing still, not clips beginning."""
+"""If labels repeat in more than this share of steps, people stand still and no clips begin."""
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Indices of the first frames of clips, without 0: those found by a jump, and by a held label."""
+    """Indices of the first frames of clips, without 0, found by a jump and by a held label."""
 
     jumps: list[int]
     held: list[int]
@@ -76,7 +77,7 @@ def _steps(values: Bytes, apart: int = 1) -> npt.NDArray[np.float64]:
 
 def _around(step: npt.NDArray[np.float64], i: int) -> float:
     near = np.concatenate([step[max(0, i - NEIGHBOURS) : i], step[i + 1 : i + 1 + NEIGHBOURS]])
-    return float(np.median(near)) if len(near) >= 4 else np.inf  # too short to know what is usual
+    return float(np.median(near)) if len(near) >= 4 else np.inf  # too short for a typical step
 
 
 def _blank(labels: Bytes) -> npt.NDArray[np.bool_]:
@@ -91,7 +92,8 @@ def white_share(values: Bytes) -> float:
 
 @dataclass
 class Table:
-    """A ``clips.csv``: by split the (first, last) file numbers of its clips, and what is wrong with it."""
+    """A ``clips.csv``: the (first, last) file numbers of the clips of each split, with faults and
+    warnings."""
 
     clips: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -103,7 +105,7 @@ def read_table(path: Path, numbers: Mapping[str, Sequence[int]]) -> Table:
 
     Args:
         path: the file.
-        numbers: by split, the sorted numbers of its frames.
+        numbers: the sorted frame numbers of each split.
     """
     table = Table()
     try:
@@ -142,7 +144,7 @@ def _read_row(
     taken: dict[str, dict[int, int]],
     table: Table,
 ) -> str:
-    """Adds one row's clip to the table, or says what is wrong with the row."""
+    """Adds one row's clip to the table; returns the fault of the row, or an empty string."""
     if len(cells) != 3:
         return f"{len(cells)} values instead of 3 (split,first,last)"
     split = cells[0]
@@ -165,7 +167,7 @@ def _read_row(
         return f"{split} has no frame {gap + step} inside {first}-{last}; end the clip at {gap}"
     twice = next((number for number in inside if number in taken[split]), None)
     if twice is not None:
-        return f"{split} frame {twice} is in the clip of row {taken[split][twice]} already"
+        return f"{split} frame {twice} is already in the clip of row {taken[split][twice]}"
     taken[split].update(dict.fromkeys(inside, row))
     table.clips.setdefault(split, []).append((first, last))
     return ""
@@ -178,6 +180,6 @@ def _stride(numbers: Sequence[int]) -> int:
 
 
 def gaps(numbers: Sequence[int]) -> list[int]:
-    """Indices before which the numbering skips; none if it goes up in equal steps throughout."""
+    """Indices before which the numbering skips; none if all its steps are equal."""
     step = _stride(numbers)
     return [i + 1 for i, (a, b) in enumerate(itertools.pairwise(numbers)) if b - a != step]

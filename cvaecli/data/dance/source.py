@@ -5,10 +5,10 @@
     train/train_img/N.png  train/train_label/N.png      one long folder, clips back to back
     val/val_img/N.png      val/val_label/N.png
     test/test_img/S/0.png  test/test_label/S/N.png      per sequence S: the given frames, all labels
-    test_ground_truth/S/N.png                           optional: the true frames of S (also below test/)
+    test_ground_truth/S/N.png                           optional: the true frames of S (may be below test/)
     clips.csv                                           optional: split,first,last (see `cuts`)
 
-Names are ``N.png`` or ``frameNNNNNN.png``, from any first number; sizes may differ.
+Names are ``N.png`` or ``frameNNNNNN.png`` and may start at any number; sizes may differ.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from . import cuts
 FOLDERS = ("train", "val", "test")
 CLIPS_NAMED = 6
 WHITE = 0.5
-"""Labels are drawn on white. If more of the frames is white than this share, and little of the labels is,
-the two folders are exchanged."""
+"""Labels are drawn on white. If more than this share of the frames is white, and little of the labels, the
+two folders are exchanged."""
 
 
 @dataclass
 class Strip:
     """The pictures of one folder (train, val) or test sequence as listed; nothing is decoded yet.
 
-    ``numbers`` are those of the labels. The frames have the first ``len(frames)`` of these numbers.
+    ``numbers`` are the numbers of the labels. The frames have the first ``len(frames)`` of these numbers.
     """
 
     split: str
@@ -59,14 +59,14 @@ class Strip:
 
 @dataclass
 class Dance:
-    """A data set in the dance layout; see `Source`. Making one lists it, `convert` decodes it.
+    """A data set in the dance layout; see `Source`. The constructor lists it, `convert` decodes it.
 
     Attributes:
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
 
-    lends_val: ClassVar[bool] = False
+    val_from_train: ClassVar[bool] = False
     remedies: ClassVar[dict[str, str]] = {
         "train": "training needs train/train_img and train/train_label; add them",
         "val": "validation needs val/val_img and val/val_label; add them, or move frames there from train",
@@ -96,13 +96,13 @@ class Dance:
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether at least one of the layout's folders is there."""
+        """Whether at least one of the layout's folders exists."""
         names = [f"{split}/{split}_{part}" for split in FOLDERS for part in ("img", "label")]
         return any((root / name).is_dir() for name in names)
 
     @property
     def splits(self) -> set[str]:
-        """The splits whose folder exists, good or not."""
+        """The splits whose folder exists, usable or not."""
         return {name for name in FOLDERS if (self.root / name).is_dir()}
 
     def nbytes(self, height: int, width: int) -> int:
@@ -113,7 +113,7 @@ class Dance:
     def convert(self, writer: Writer, cut: str, height: int, width: int, progress: Progress | None) -> Report:
         """Decodes every picture into ``writer`` and names the clips; see `Source.convert`.
 
-        A clips.csv wins over ``cut``.
+        A clips.csv overrides ``cut``.
         """
         found = Report()
         sizes = self._decode(writer, (3, height, width), found, progress)
@@ -139,7 +139,7 @@ class Dance:
     # -- listing -----------------------------------------------------------------------------------
 
     def _nothing(self, present: Sequence[str]) -> str:
-        """The line for a root without any of the folders; points to a likelier root nearby."""
+        """The fault of a root without any of the folders; suggests a likelier root nearby."""
         faults: list[str] = []
         inner = [Path(entry.path) for entry in entries(self.root, self.root, faults) if entry.is_dir()]
         if faults:
@@ -169,7 +169,7 @@ class Dance:
         if images.files and labels.files:
             strip = Strip(split, split, numbers, list(images.files.values()), list(labels.files.values()))
             self.strips.append(strip)
-            every = sorted(images.files.keys() | labels.files.keys())  # lone ones are reported above
+            every = sorted(images.files.keys() | labels.files.keys())  # unpaired ones are reported above
             jumps = [f"{every[i - 1]} to {every[i]}" for i in cuts.gaps(every)]
             self.report.warnings += capped(
                 [
@@ -191,10 +191,8 @@ class Dance:
             if name not in images or name not in labels:
                 have = relative(images.get(name) or labels.get(name) or truth[name], self.root)
                 parts = (("test_img", images), ("test_label", labels))
-                lacks = [f"test/{part}/{name}" for part, of in parts if name not in of]
-                fault = (
-                    f"{' and '.join(lacks)}: missing, though {have} is there; add it, or remove the sequence"
-                )
+                lacks = [f"test/{part}/{name}" for part, present in parts if name not in present]
+                fault = f"{' and '.join(lacks)}: missing, but {have} exists; add it, or remove the sequence"
                 self.report.faults.append(fault)
             else:
                 self._list_sequence(name, images[name], labels[name], truth.get(name))
@@ -214,20 +212,20 @@ class Dance:
             f"{where}: no label between {numbers[i - 1]} and {numbers[i]}; every step needs one, add it"
             for i in cuts.gaps(numbers)
         ]
-        # Given frames are not replaced; the true frames only continue them.
+        # The true frames do not replace the given ones; they only continue them.
         frames = {**true.files, **given.files}
         for kind, path, files in (("given", image, given.files), ("true", truth or image, frames)):
             if sorted(files) != numbers[: len(files)]:
                 self.report.faults.append(
                     f"{relative(path, self.root)}: the {kind} frames are {spans(sorted(files))}, "
-                    f"but the labels are {spans(numbers)}; both must begin at one number and skip none"
+                    f"but the labels are {spans(numbers)}; both must begin at the same number and skip none"
                 )
                 return
         ordered = [frames[number] for number in numbers[: len(frames)]]
         self.strips.append(Strip("test", f"test/{name}", numbers, ordered, list(labels.files.values())))
 
     def _listing(self, folder: Path, empty: str = "no frames (N.png or frameNNNNNN.png)") -> Listing | None:
-        """Lists a folder that must hold pictures; None, with a fault, where it does not exist."""
+        """Lists a folder that must hold pictures; None, with a fault, if it does not exist."""
         if not self._usable(folder):
             return None
         listing = list_pictures(folder, self.root)
@@ -331,7 +329,7 @@ def _natural(name: str) -> tuple[float, str]:
 
 
 def _unpaired(split: str, image: Listing, label: Listing) -> list[str]:
-    """Lines for frames without a label and labels without a frame."""
+    """Faults: frames without a label and labels without a frame."""
     images, labels = image.files, label.files
     if not images or not labels:
         return []
@@ -339,7 +337,7 @@ def _unpaired(split: str, image: Listing, label: Listing) -> list[str]:
     if offset and len(images) > 1 and {number + offset for number in images} == labels.keys():
         return [
             f"{split}: frames are numbered {min(images)}-{max(images)}, "
-            f"labels {min(labels)}-{max(labels)}; number both alike"
+            f"labels {min(labels)}-{max(labels)}; give both the same numbers"
         ]
     lone = sorted(images.keys() - labels.keys() - label.unusable)
     more = sorted(labels.keys() - images.keys() - image.unusable)
@@ -355,7 +353,7 @@ def _unpaired(split: str, image: Listing, label: Listing) -> list[str]:
 def _cut_warnings(strip: Strip, seen: cuts.Cuts) -> list[str]:
     signs = (
         (seen.jumps, "the picture changes suddenly"),
-        (seen.held, "the label repeats as at a clip's beginning"),
+        (seen.held, "the label repeats, as at the start of a clip"),
     )
     return [
         f"{strip.name}: cuts found at {spans([strip.numbers[i] for i in at])} ({why}); "

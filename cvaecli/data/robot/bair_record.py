@@ -1,4 +1,4 @@
-"""One record of BAIR's TFRecords: a trajectory's numbers, and where its frames lie in the file."""
+"""One record of BAIR's TFRecords: a trajectory's numbers, and the places of its frames in the file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class BairRecord:
     """A trajectory in a file.
 
     Attributes:
-        name: of the trajectory.
-        offsets: ``[T]``: the byte in the file at which each frame's pixels begin.
+        name: name of the trajectory.
+        offsets: ``[T]``: byte in the file where each frame's pixels begin.
         side: height and width of the frames in the file.
         actions: ``[T, A]``.
         positions: ``[T, P]``.
@@ -45,7 +45,7 @@ class BairRecord:
 
 
 def read_record(name: str, record: tfrecord.Record) -> BairRecord:
-    """The trajectory in a record. Raises `RecordError`, which says in one line what is wrong with it."""
+    """The trajectory in a record. Raises `RecordError` with its fault in one line."""
     if record.fault:
         raise RecordError(record.fault)
     features = tfrecord.parse_example(record.payload)
@@ -82,7 +82,7 @@ def read_record(name: str, record: tfrecord.Record) -> BairRecord:
 
 
 def _numbers(features: dict[str, Values], steps: int, part: str, usual: int) -> Floats:
-    """A feature's numbers ``[T, D]``; D is what most steps have, or BAIR's number if as many have that."""
+    """A feature's numbers ``[T, D]``; D is the number that most steps have; in a tie, BAIR's number."""
     rows = [features[f"{step}/{part}"].floats for step in range(steps)]
     counts = Counter(len(row) for row in rows)
     wanted = max(counts, key=lambda count: (counts[count], count == usual))

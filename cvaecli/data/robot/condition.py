@@ -1,4 +1,4 @@
-"""Robot conditions: which columns they have, which frame each row drives, their statistics."""
+"""Robot conditions: their columns, the frame that each row drives, their statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STD_FLOOR = 1e-6
 
 
 def column_names(actions: int, positions: int) -> dict[str, tuple[str, ...]]:
-    """Names for columns of files that name none: BAIR's where their number fits, else numbered ones."""
+    """Names for the columns of files without names: BAIR's if their number fits, else numbered ones."""
     counts = {"actions": actions, "positions": positions}
     return {
         part: usual
@@ -34,7 +34,7 @@ def shifted_condition(actions: Floats, positions: Floats) -> Floats:
     """The condition ``[T, A + P]`` of ``T`` frames from the actions ``[T, A]`` and positions ``[T, P]``.
 
     Row t holds the action and the position of step t - 1, which drive the step to frame t. Row 0 is zeros:
-    nothing is known of what led to frame 0, which is always a given frame. The last action leads out of
+    nothing is known about the step to frame 0, which is always a given frame. The last action leads out of
     the clip and is not used.
     """
     table = np.concatenate([actions, positions], axis=1, dtype=np.float32)
@@ -48,12 +48,12 @@ def condition_stats(clips: Sequence[Clip], lengths: Sequence[int] | None = None)
     deviation 1, so that dividing by it is safe and a small change elsewhere stays small.
 
     Args:
-        clips: with condition vectors.
-        lengths: of each clip, how many frames are used, from its start (see `first_frames`); None: all.
+        clips: clips with condition vectors.
+        lengths: number of frames used of each clip, from its start (see `first_frames`); None: all.
 
     Raises:
-        ValueError: no clip has a condition besides row 0, or they are not vectors.
-        UserError: of no clip are two frames used.
+        ValueError: no clip has a condition after row 0, or conditions are not vectors.
+        UserError: no clip has two frames that are used.
     """
     tables = [clip.condition[1:] for clip in clips if clip.n_steps > 1]
     if not tables or any(table.ndim != 2 for table in tables):
@@ -62,7 +62,7 @@ def condition_stats(clips: Sequence[Clip], lengths: Sequence[int] | None = None)
         tables = [clip.condition[1:n] for clip, n in zip(clips, lengths, strict=True)]
     rows = np.concatenate(tables).astype(np.float64)
     if not len(rows):
-        raise UserError("data.partial: leaves no two frames of any training clip", "raise it")
+        raise UserError("data.partial: leaves fewer than two frames of every training clip", "raise it")
     std = rows.std(0)
     constant = std <= STD_FLOOR * np.abs(rows).max(0)
     return rows.mean(0).astype(np.float32), np.where(constant, 1, std).astype(np.float32)

@@ -19,9 +19,9 @@ class Table:
     """One CSV file.
 
     Attributes:
-        values: float32 ``[rows, columns]``; empty where there are faults.
-        names: of the columns: from the first row, or the usual ones where the first row holds numbers.
-        faults: one line each, with the file's name and the row, counted from 1, the row of names included.
+        values: float32 ``[rows, columns]``; empty if there are faults.
+        names: names of the columns: from the first row, or the usual ones if the first row holds numbers.
+        faults: one line each, with the file's name and the row, counted from 1 including the row of names.
     """
 
     values: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -32,14 +32,14 @@ class Table:
 def read(path: Path, name: str, columns: tuple[str, ...], frames: int) -> Table:
     """Reads ``frames`` rows of finite numbers, separated by commas.
 
-    Without a first row of names there must be as many columns as in ``columns``, for a lost column is more
-    likely than another robot. With names there may be any number.
+    Without a first row of names there must be as many columns as in ``columns``, because a lost column is
+    more likely than another robot. With names there may be any number.
 
     Args:
         path: the file.
-        name: what messages call it.
+        name: the file's name in messages.
         columns: names of the usual columns.
-        frames: number of rows that are needed.
+        frames: required number of rows.
     """
     table = Table(names=columns)
     try:
@@ -70,7 +70,7 @@ def read(path: Path, name: str, columns: tuple[str, ...], frames: int) -> Table:
         table.faults = _cell_faults(name, body, values, table.names, named)
         table.values = values.astype(np.float32) if not table.faults else table.values
     if len(body) != frames:
-        many = "remove what is too much" if len(body) > frames else "add what is missing"
+        many = "remove the extra ones" if len(body) > frames else "add the missing ones"
         table.faults.append(f"{name}: {len(body)} rows for {frames} frames; {many}")
     return table
 
@@ -113,7 +113,7 @@ def _cell_faults(
 
 
 def _number(cell: str) -> float:
-    """The cell's number; NaN where it has none."""
+    """The cell's number; NaN if it has none."""
     try:
         return math.nan if "_" in cell else float(cell)
     except ValueError:

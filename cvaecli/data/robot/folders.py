@@ -42,16 +42,16 @@ from .condition import COLUMNS, Floats, shifted_condition
 from .trajectories import Trajectory
 
 TABLES = {"actions.csv": "actions", "endeffector_positions.csv": "positions"}
-"""A trajectory's tables, and which part of the condition each holds."""
+"""A trajectory's tables, and the part of the condition that each holds."""
 CHUNK = 4096
-"""Pictures that are queued for decoding at a time, so that memory does not grow with their number."""
+"""Number of pictures queued for decoding at a time, so that memory does not grow with their number."""
 
 
 @dataclass
 class Folder:
     """A trajectory as listed; nothing is decoded yet.
 
-    ``length`` is the number of frames by their numbering, missing ones included.
+    ``length`` is the number of frames by their numbering, including missing ones.
     """
 
     split: str
@@ -63,10 +63,10 @@ class Folder:
 
 @dataclass
 class Folders:
-    """A data set in the folder layout. Making one lists it, `convert` decodes it.
+    """A data set in the folder layout. The constructor lists it, `convert` decodes it.
 
     Attributes:
-        base: the folder of train, validate and test: ``root``, or the folder in it that BAIR's archive makes.
+        base: the folder of train, validate and test: ``root``, or the folder in it from BAIR's archive.
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
@@ -91,7 +91,7 @@ class Folders:
 
     @property
     def splits(self) -> set[str]:
-        """The splits whose folder exists, good or not."""
+        """The splits whose folder exists, usable or not."""
         return set(trajectories.present(self.base))
 
     def nbytes(self, height: int, width: int) -> int:
@@ -144,7 +144,7 @@ class Folders:
             )
 
     def _inner(self, folder: Path) -> list[tuple[Path, bool]]:
-        """The folders in ``folder``, in the order of their numbers, and whether each is a trajectory."""
+        """The folders in ``folder``, in the order of their numbers, each with whether it is a trajectory."""
         found = []
         if fault := trajectories.closed(folder, self.root):
             self.report.faults.append(fault)
@@ -172,7 +172,7 @@ class Folders:
             else:
                 faults.append(outcome)
         self.report.faults += faults
-        # A folder with faults is read as well, so that the faults inside its files are reported at once.
+        # A folder with faults is read too, so that the faults inside its files are reported at once.
         length = max([*listing.files, *listing.unusable], default=-1) + 1
         self.folders.append(Folder(split, where, length, list(listing.files.values()), tables))
 
@@ -240,7 +240,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def _holds_files(folder: str) -> bool:
-    """Whether a trajectory's files lie in ``folder`` itself."""
+    """Whether a trajectory's files are directly in ``folder``."""
     try:
         with os.scandir(folder) as found:
             return any(e.name.lower().endswith(SUFFIXES) or e.name in TABLES for e in found if not e.is_dir())
@@ -249,7 +249,7 @@ def _holds_files(folder: str) -> bool:
 
 
 def _stat(path: Path, root: Path) -> File | str:
-    """Name, size and time of a table, or the line that says why it cannot be read."""
+    """Name, size and time of a table, or the fault that makes it unreadable."""
     name = relative(path, root)
     if fault := link_fault(path, root):
         return fault
@@ -262,7 +262,7 @@ def _stat(path: Path, root: Path) -> File | str:
 
 
 def _gaps(where: str, listing: Listing) -> list[str]:
-    """Lines for a numbering that does not run 0, 1, 2, ..."""
+    """Faults of a numbering that is not 0, 1, 2, ..."""
     numbers = sorted({*listing.files, *listing.unusable})
     if not numbers:
         return [] if listing.faults else [f"{where}: no frames; add 0.png, 1.png, ... or remove the folder"]

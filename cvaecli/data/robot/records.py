@@ -5,11 +5,11 @@
     softmotion30_44k/{train,test}/traj_A_to_B.tfrecords    a record per trajectory
 
 A record is a ``tf.train.Example`` with, for t = 0, 1, ..., ``t/action`` (4 floats),
-``t/endeffector_pos`` (3 floats) and ``t/image_aux1/encoded`` (raw RGB, uint8 [64, 64, 3], in spite of its
+``t/endeffector_pos`` (3 floats) and ``t/image_aux1/encoded`` (raw RGB, uint8 [64, 64, 3], despite its
 name). ``image_main``, the second camera, is not read: published evaluations use ``image_aux1``.
 
 A conversion reads every file twice, in constant memory: first all checksums, messages and numbers, then, if
-nothing is wrong so far, the frames. Each finished file is a part of its own in the cache. After an
+there is no fault so far, the frames. Each finished file is its own part in the cache. After an
 interruption, or when a fault in another file has been corrected, finished files are not read again.
 """
 
@@ -40,17 +40,17 @@ from .trajectories import Trajectory
 SUFFIXES = (".tfrecords", ".tfrecord")
 MEGABYTE = 1024 * 1024
 RELEASE = 4096
-"""Frames after which the memory map's pages are freed, so that memory stays constant."""
+"""Number of frames after which the memory map's pages are freed, so that memory stays constant."""
 
 _RANGE = re.compile(r"traj_([0-9]{1,12})_to_([0-9]{1,12})")
 
 
 @dataclass
 class Records:
-    """A TFRecord data set. Making one lists its files, `convert` reads them.
+    """A TFRecord data set. The constructor lists its files, `convert` reads them.
 
     Attributes:
-        base: the folder of train and test, or the folder that holds the record files itself.
+        base: the folder of train and test, or the folder that directly holds the record files.
         report: faults and warnings of the listing alone.
         files: every file that the clips depend on.
     """
@@ -78,12 +78,12 @@ class Records:
 
     @property
     def splits(self) -> set[str]:
-        """The splits that are there, good or not."""
+        """The splits that exist, usable or not."""
         return set(self.by_split)
 
     def nbytes(self, height: int, width: int) -> int:
-        """Size in bytes of what is still to be decoded, estimated from the first record."""
-        share = 1.0  # of a file's bytes: one of two cameras is kept, at another size
+        """Size in bytes of the data that are not decoded yet, estimated from the first record."""
+        share = 1.0  # decoded bytes per byte of a file, which has two cameras and another size
         for file in self.files[:1]:
             try:
                 record = next(tfrecord.scan(self.root / file.name))
@@ -97,7 +97,7 @@ class Records:
     def convert(self, writer: Writer, height: int, width: int, progress: Progress | None) -> Report:
         """Reads every record into ``writer`` and names the clips; see `Source.convert`.
 
-        If ``writer`` resumes, files that were finished before are not read again. ``progress`` counts
+        If ``writer`` resumes, finished files are not read again. ``progress`` counts
         megabytes; every file is read twice.
         """
         meter = _Meter(2 * sum(file.size for file in self.files), progress)
@@ -136,11 +136,11 @@ class Records:
 
 @dataclass
 class Conversion:
-    """Turns files one after the other into parts of an entry; see `Records.convert`.
+    """Converts files one after the other into parts of an entry; see `Records.convert`.
 
     Attributes:
         size: height and width of the frames after resizing.
-        only_check: there are faults already, so frames need not be copied.
+        only_check: whether there already are faults, so that frames need not be copied.
     """
 
     root: Path
@@ -170,7 +170,7 @@ class Conversion:
         count = len(part["trajectories"])
         if named and count != (says := int(named[2]) - int(named[1]) + 1):
             self.found.warnings.append(
-                f"{file.name}: holds {count} of the {says} trajectories that its name says; is it complete?"
+                f"{file.name}: holds {count} trajectories, but its name says {says}; is it complete?"
             )
         for name in ("frames", "condition"):
             self.writer.adopt(f"{array}-{name}", key, name)
@@ -184,7 +184,7 @@ class Conversion:
         tables.append(np.array(part["numbers"]))
 
     def finish(self) -> None:
-        """Names the clips and adds what there is to the report."""
+        """Names the clips and adds warnings and the summary to the report."""
         assert self._first is not None
         numbers = {split: np.concatenate(tables) for split, tables in self._numbers.items()}
         columns = column_names(*self._first[1])
@@ -198,7 +198,7 @@ class Conversion:
         )
 
     def _agree(self, name: str, columns: tuple[int, int]) -> bool:
-        """Whether a trajectory has as many columns as the first one; if not, adds a fault."""
+        """Whether a trajectory has the same numbers of columns as the first one; adds a fault if not."""
         first, wanted = self._first = self._first or (name, columns)
         if columns != wanted:
             self.found.faults.append(
@@ -208,7 +208,7 @@ class Conversion:
         return columns == wanted
 
     def _convert(self, key: str, file: File) -> dict[str, npt.NDArray[Any]] | None:
-        """Writes the part ``key`` of a file and opens it; None if anything has been wrong so far."""
+        """Writes the part ``key`` of a file and opens it; None if there has been any fault so far."""
         records = [record for record in self._read(file) if self._agree(record.name, record.columns)]
         if self.only_check or not self.found.ok:
             return None
@@ -233,7 +233,7 @@ class Conversion:
         return cache.arrays(key)
 
     def _read(self, file: File) -> Iterator[BairRecord]:
-        """The good trajectories of a file; the faults of the others are added to ``found``."""
+        """The usable trajectories of a file; the faults of the others are added to ``found``."""
         faults: list[str] = []
         done = 0
         try:
@@ -273,7 +273,7 @@ def _key(root: Path, file: File, height: int, width: int) -> str:
 
 
 def _base(file: File) -> str:
-    """What the names of the file's trajectories begin with."""
+    """The common start of the names of the file's trajectories."""
     return file.name.removesuffix(".tfrecords")
 
 

@@ -19,13 +19,13 @@ INNER = "softmotion30_44k"
 
 
 class Robot:
-    """A robot data set; see `Source` for what its attributes and methods mean.
+    """A robot data set; `Source` describes its attributes and methods.
 
     Attributes:
-        layout: the reader of the layout that the files have.
+        layout: the reader of the files' layout.
     """
 
-    lends_val: ClassVar[bool] = True
+    val_from_train: ClassVar[bool] = True
     remedies: ClassVar[dict[str, str]] = {
         "train": "training needs train/traj_*/N/0.png, ... with tables, or train/*.tfrecords; add them",
         "val": "validation needs validate/traj_*/N/0.png, ... with tables; add them",
@@ -46,7 +46,7 @@ class Robot:
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether there are record files, or tables beside the pictures."""
+        """Whether there are record files, or pictures with tables."""
         layout = cls(root).layout
         if isinstance(layout, Records):
             return bool(layout.files)
@@ -61,15 +61,15 @@ class Robot:
 
     @property
     def splits(self) -> set[str]:
-        """The splits whose folder exists, good or not."""
+        """The splits whose folder exists, usable or not."""
         return self.layout.splits
 
     def nbytes(self, height: int, width: int) -> int:
-        """Size in bytes of what is still to be decoded."""
+        """Size in bytes of the data that are not decoded yet."""
         return self.layout.nbytes(height, width)
 
     def convert(self, writer: Writer, cut: str, height: int, width: int, progress: Progress | None) -> Report:
-        """``cut`` is not used: a trajectory is a clip."""
+        """See `Source.convert`. ``cut`` is not used, because each trajectory is a clip."""
         return self.layout.convert(writer, height, width, progress)
 
 
@@ -82,7 +82,7 @@ def _holds_records(folder: Path) -> bool:
 
 
 def _nothing(root: Path) -> str:
-    """The line for a root without any split; points to a likelier root nearby."""
+    """The fault of a root without any split; suggests a likelier root nearby."""
     try:
         inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:

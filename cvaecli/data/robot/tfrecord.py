@@ -1,8 +1,8 @@
 """TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
 
 A file is a sequence of records: uint64 length, masked CRC32C of the length, payload, masked CRC32C of the
-payload, all little-endian. `scan` reads one in constant memory and trusts nothing: a damaged file ends
-in a `RecordError`, never in data that look good.
+payload, all little-endian. `scan` reads one in constant memory and trusts nothing: a damaged file raises
+a `RecordError` and never returns wrong data.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _HEAD = struct.Struct("<QI")
 
 
 class RecordError(ValueError):
-    """What is wrong with a record or a message and what to do, without the file's name."""
+    """A fault of a record or a message, with its remedy and without the file's name."""
 
 
 class Span(NamedTuple):
-    """Where a payload or a value lies: bytes ``start`` to ``stop`` (exclusive)."""
+    """The place of a payload or a value: bytes ``start`` to ``stop`` (exclusive)."""
 
     start: int
     stop: int
@@ -54,7 +54,7 @@ def crc32c(data: Bytes) -> int:
         for byte in bytes(data):
             state = state >> 8 ^ _byte_table()[(state ^ byte) & 0xFF]
         return state ^ 0xFFFFFFFF
-    # Zeros in front change nothing once the initial state is added to the first four bytes.
+    # Leading zeros have no effect once the initial state is added to the first four bytes.
     padded = np.zeros(-(-len(data) // 4) * 4, np.uint8)
     padded[len(padded) - len(data) :] = np.frombuffer(data, np.uint8)
     padded[len(padded) - len(data) :][:4] ^= 0xFF
@@ -86,7 +86,7 @@ def _byte_table() -> list[int]:
 
 @functools.cache
 def _shift(power: int) -> tuple[Words, Words]:
-    """Tables of the map "2^power zero words follow": of a state's low and of its high 16 bits."""
+    """Tables of the linear map for 2^power following zero words: for a state's low and its high 16 bits."""
     if power == 0:
         images = [1 << bit for bit in range(32)]
         for _ in range(4):
@@ -114,7 +114,7 @@ def _moved(states: Words, power: int) -> Words:
 
 
 class Record(NamedTuple):
-    """One record: its payload, where that lies in the file, and what is wrong with it (or "")."""
+    """One record: the payload, its place in the file, and its fault (or "")."""
 
     span: Span
     payload: memoryview
@@ -124,10 +124,10 @@ class Record(NamedTuple):
 def scan(path: Path) -> Iterator[Record]:
     """Every record of a file in order, one in memory at a time.
 
-    A record whose payload does not match its checksum has a ``fault``, and the next record follows.
+    A record whose payload does not match its checksum has a ``fault``; reading continues after it.
 
     Raises:
-        RecordError: nothing more can be read: the file is empty, cut short, not readable or no TFRecord.
+        RecordError: nothing more can be read: the file is empty, truncated, unreadable or not a TFRecord.
     """
     try:
         with path.open("rb") as file:
@@ -209,7 +209,7 @@ def parse_example(message: memoryview) -> dict[str, Values]:
             try:
                 name = str(message[slice(*keys[-1])], "utf-8") if keys else ""
             except UnicodeDecodeError:
-                raise RecordError("a feature's name is no UTF-8 text; write the file again") from None
+                raise RecordError("a feature's name is not UTF-8 text; write the file again") from None
             found[name] = _values(message, list(_submessages(message, entry, 2)))
     return found
 
@@ -226,7 +226,7 @@ def _values(message: memoryview, features: Sequence[Span]) -> Values:
                     floats.append(message[slice(*span)])
     raw = b"".join(floats)
     if len(raw) % 4:
-        raise RecordError("a list of floats is no multiple of four bytes; write the file again")
+        raise RecordError("a list of floats is not a multiple of four bytes; write the file again")
     return Values(np.frombuffer(raw, "<f4").astype(np.float32), blobs)
 
 

@@ -15,15 +15,15 @@ from .condition import Floats
 
 FOLDERS = {"train": ("train",), "val": ("validate", "val"), "test": ("test",)}
 """The folders that may hold a split."""
-BORROWED = 0.05
-"""Share of the training trajectories that serve as val where there is no val split."""
+VAL_SHARE = 0.05
+"""Share of the training trajectories that serve as val if there is no val split."""
 
 
 class Trajectory(NamedTuple):
-    """Where a trajectory lies: rows ``start`` to ``stop`` (exclusive) of the folder's split.
+    """The place of a trajectory: rows ``start`` to ``stop`` (exclusive) of the folder's split.
 
     The rows are in the arrays ``ARRAY-frames`` and ``ARRAY-condition``, whose first row is the split's row
-    ``origin``. Where a split is one array, ``array`` is the split's name and ``origin`` 0.
+    ``origin``. If a split is one array, ``array`` is the split's name and ``origin`` is 0.
     """
 
     split: str
@@ -37,13 +37,14 @@ class Trajectory(NamedTuple):
 def present(base: Path) -> dict[str, list[Path]]:
     """The folders that exist, by split."""
     found = {split: [base / name for name in names] for split, names in FOLDERS.items()}
-    # os.path, because Path raises where a folder above may not be entered.
+    # os.path, because Path raises if a parent folder may not be entered.
     there = {split: [path for path in paths if os.path.isdir(path)] for split, paths in found.items()}  # noqa: PTH112
     return {split: paths for split, paths in there.items() if paths}
 
 
 def closed(folder: Path, root: Path) -> str | None:
-    """A line if a folder below ``root`` cannot be used (a link out of it, or no permission), else None."""
+    """The fault of a folder below ``root`` that cannot be used (a link out of it, or no permission), else
+    None."""
     for path in (folder.parent, folder):
         if path.is_relative_to(root) and path != root and (fault := link_fault(path, root)):
             return fault
@@ -65,34 +66,34 @@ def finish(
     """Names the clips in ``writer``, whose arrays are filled, and adds warnings and the summary to ``found``.
 
     Args:
-        writer: has the arrays that the trajectories name.
+        writer: holds the arrays that the trajectories name.
         found: the report to add to.
-        trajectories: all of them, in order.
-        numbers: by split, the actions and positions as they are in the files, ``[frames, A + P]``.
+        trajectories: all trajectories, in order.
+        numbers: by split, the actions and positions as in the files, ``[frames, A + P]``.
         columns: names of the columns of ``actions`` (A) and ``positions`` (P).
-        sizes: by split, how often each (width, height) occurs in the files.
+        sizes: by split, the number of pictures of each (width, height) in the files.
         height, width: frame size after resizing, in pixels.
     """
     writer.condition_parts = parts(columns)
     names = [name for part in columns.values() for name in part]
     present = {trajectory.split for trajectory in trajectories}
     train = [trajectory for trajectory in trajectories if trajectory.split == "train"]
-    borrowed = set()
+    val: set[Trajectory] = set()
     if "val" not in present and len(train) > 1:
-        count = max(1, round(BORROWED * len(train)))
-        borrowed = set(train[-count:])
+        count = max(1, round(VAL_SHARE * len(train)))
+        val = set(train[-count:])
         found.warnings.append(
             f"val: there is no val split; the last {count} of {len(train)} train trajectories "
             f"(from {train[-count].name} on) are used for validation and not for training"
         )
     elif "val" not in present and train:
         found.warnings.append(
-            "val: there is no val split and train has one trajectory only, so nothing can be validated"
+            "val: there is no val split and train has only one trajectory, so nothing can be validated"
         )
     found.warnings += size_warnings({split: seen for split, seen in sizes.items() if seen}, height, width)
     clips: dict[str, list[Trajectory]] = {split: [] for split in FOLDERS}
     for item in trajectories:
-        clips["val" if item in borrowed else item.split].append(item)
+        clips["val" if item in val else item.split].append(item)
     for split, items in clips.items():
         for item in items:
             span = item.start - item.origin, item.stop - item.origin
@@ -106,7 +107,7 @@ def finish(
 def _summary(
     split: str, items: Sequence[Trajectory], numbers: Floats, names: Sequence[str], sizes: Sizes
 ) -> list[str]:
-    """Two lines: how many trajectories and frames there are, and the range of every column."""
+    """Two lines: the numbers of trajectories and frames, and the range of every column."""
     lengths = [item.stop - item.start for item in items]
     each = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
     (width, height), _ = sizes.most_common(1)[0]
@@ -123,5 +124,5 @@ def _summary(
 
 
 def at_most(lines: list[str], where: Path) -> list[str]:
-    """At most so many lines for the whole set ``where``; see `capped`."""
+    """The lines of the whole set ``where``, limited in number; see `capped`."""
     return capped(lines, str(where))

@@ -6,8 +6,8 @@
   computed once for all steps that share a skip map, which saves a third of the arithmetic over many steps
 - the original is made for 64x64, where the last map is 4x4 and a 4x4 convolution turns it into a vector.
   At other multiples of 16 the map is averaged to 4x4 there, and repeated from 4x4 in the decoder
-- batch norm in training: a batch holds B * steps frames (batch-major) and each step is normalised by
-  itself; with steps = 1 they are normalised together
+- batch norm in training: a batch holds B * steps frames (batch-major) and each step is normalised
+  separately; with steps = 1 all are normalised together
 
 After Denton & Fergus 2018; Simonyan & Zisserman 2015 (VGG); Radford et al. 2016 (DCGAN).
 """
@@ -30,7 +30,7 @@ Conv = nn.Conv2d | nn.ConvTranspose2d
 
 STAGES = 4
 SIDE = 4  # height and width of the map that becomes the vector
-CELL = 16  # pixels a side that one cell of this map covers; frames are multiples of it
+CELL = 16  # pixels per side that one cell of this map covers; frame sizes are multiples of it
 
 
 class Layer(nn.ModuleList):
@@ -50,7 +50,7 @@ class Layer(nn.ModuleList):
         self.slope: nn.Linear | None = None
 
     def add_slope(self) -> None:
-        """Add slopes to the condition's shift, to the right and downward, that depend on the condition.
+        """Add condition-dependent slopes, to the right and downward, to the condition's shift.
 
         A uniform shift can tell the next convolutions that something is there, but not where.
         """
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
     ``d = first(g, size)``, then for each stage ``d = stage(s, enter(d), sides[s])``.
     """
 
-    coarsest: int  # pixels a side that a cell of stage 0 covers
+    coarsest: int  # pixels per side that a cell of stage 0 covers
 
     def __init__(self, g_dim: int, width: int, norm: Norm, condition_dim: int = 0) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
         return d
 
     def sides(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What each stage's skip map adds to the output of its first convolution."""
+        """The term that each stage's skip map adds to the output of its first convolution."""
         return tuple(
             convolve(block.main[0] if isinstance(block, Block) else block, skip, skip.shape[1], bias=False)
             for block, skip in zip((self._blocks(s)[0] for s in range(STAGES)), maps, strict=True)
@@ -223,7 +223,7 @@ class DCGANDecoder(Decoder):
         return Block(conv, norm, condition_dim) if s + 1 < STAGES else nn.ModuleList([conv])
 
     def enter(self, d: Tensor) -> Tensor:
-        """``d`` itself: the stage up-samples."""
+        """``d`` unchanged: the stage itself up-samples."""
         return d
 
 
@@ -244,7 +244,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 
 def normalise(norm: nn.Module, x: Tensor, steps: int) -> Tensor:
-    """Apply ``norm`` to ``[B * steps, C, H, W]``; in training, batch norm treats each step by itself."""
+    """Apply ``norm`` to ``[B * steps, C, H, W]``; in training, batch norm treats each step separately."""
     if norm.training and isinstance(norm, nn.BatchNorm2d):
         # With one step too: a plain call keeps the running statistics for its backward pass, and autograd
         # refuses them once a later call has changed them in place.

@@ -1,4 +1,4 @@
-"""Initial weights of an SVG model: the original's, or scaled ones with which training does not ignore z."""
+"""Initial weights of an SVG model: the original's, or scaled ones so that training does not ignore z."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEAN_FACTOR = 20.0
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """As the original: weights normal with standard deviation 0.02, around 1 for norms, else around 0.
+    """The original's initialisation: normal weights with standard deviation 0.02 around 1 for norms, else 0.
 
     Biases are 0, LSTM cells have PyTorch's defaults. The condition's scales and shifts start at 0, its slopes
     are random.

@@ -1,17 +1,17 @@
 """Stochastic video generation with LSTMs for vector conditions: robot arms and their actions.
 
 - an encoder turns each frame into a vector h. A frame predictor, an LSTM over (h_{t-1}, z_t, c_{t-1}), gives
-  the vector from which the decoder draws frame t, with skip maps of the last true past frame
+  the vector from which the decoder draws frame t, with the skip maps of the last true past frame
 - posterior: an LSTM over the encodings of the target frames. Prior: an LSTM over those of the previous
   frames, or N(0, I)
-- with several past frames the LSTMs first run over them (burn-in), with z from the posterior, as these frames
-  are known. After that the posterior advances only where there is a target
-- all state is in the arguments and results of a step; no batch size is built in
+- with several past frames the LSTMs first run over them (burn-in), with z from the posterior, because these
+  frames are known. After that the posterior advances only if there is a target
+- all state is in the arguments and results of a step, so any batch size works
 - ``levels``: more latent maps at the decoder's scales, sampled from coarse to fine. The prior and posterior
   of a level see the decoder's map so far (which depends on the LSTM and on all coarser latents) and the
   previous frame's map; the posterior also sees the target's map
 - ``conditional_conv``: the condition scales and shifts the channels of the decoder's convolutions. With
-  ``conditional_z`` z does so too, so that it need not pass through the narrow vector g. With
+  ``conditional_z`` z does this too, so that it need not pass through the narrow vector g. With
   ``conditional_slope`` the shift is an affine function of the position, after CoordConv (Liu et al. 2018)
 - ``normalise``: conditions are normalised by the training clips' mean and standard deviation, which are
   saved with the weights
@@ -57,8 +57,8 @@ class SVGConfig(ModelConfig):
     )
     batch_norm: Literal["per_step", "pooled"] = Field(
         default="per_step",
-        description="training statistics of batch norm where several steps are computed together: for each"
-        " step by itself (as in the original's loop), or over all of them",
+        description="training statistics of batch norm if several steps are computed together: for each"
+        " step separately (as in the original's loop), or over all of them",
     )
     g_dim: int = Field(default=128, ge=1, description="length of a frame's encoding")
     z_dim: int = Field(default=64, ge=1, description="length of the latent vector")
@@ -72,8 +72,8 @@ class SVGConfig(ModelConfig):
     levels: list[Annotated[int, Field(ge=1)]] = Field(
         default=[],
         max_length=STAGES,
-        description="channels of more latent maps, coarsest first, at 1/8, 1/4, 1/2 and 1 of the frame's"
-        " size (dcgan: half of that); empty: z is a vector only",
+        description="channels of additional latent maps, coarsest first, at 1/8, 1/4, 1/2 and 1 of the"
+        " frame's size (dcgan: half of that); empty: z is only a vector",
     )
     conditional_conv: bool = Field(
         default=False, description="the condition scales and shifts the decoder's channels"
@@ -96,8 +96,8 @@ class SVGConfig(ModelConfig):
     )
     legacy_skip: bool = Field(
         default=False,
-        description="skip maps one frame too early, as the original's `i < n_past` has it: of the last past"
-        " frame but one (or of the only one)",
+        description="skip maps one frame too early, as with the original's `i < n_past`: those of the last"
+        " past frame but one (or of the only one)",
     )
     init: Literal["original", "scaled"] = Field(
         default="original",
@@ -124,12 +124,12 @@ class SVGConfig(ModelConfig):
 
 
 class SVGState(NamedTuple):
-    """What one step passes to the next.
+    """The state that one step passes to the next.
 
     Attributes:
-        predictor, posterior, prior: for every layer of the LSTM its (h, c), each ``[B, rnn_size]``; empty for
-            the fixed prior.
-        skips: what the skip maps add to each decoder stage (``Decoder.sides``); empty with
+        predictor, posterior, prior: (h, c) of every layer of the LSTM, each ``[B, rnn_size]``; empty for the
+            fixed prior.
+        skips: the terms that the skip maps add to each decoder stage (``Decoder.sides``); empty with
             ``last_frame_skip``.
     """
 
@@ -225,7 +225,7 @@ class SVG(VideoCVAE):
     def burn_in(self, past: Tensor, condition: Tensor, noise: Sequence[Tensor]) -> tuple[Step | None, State]:
         """As ``start``, with z drawn from the posterior; with ``past_loss`` also predictions of past frames.
 
-        Their skip maps are those of the previous frame, which is a true one.
+        Their skip maps are those of the previous, true frame.
         """
         return self._burn_in(past, condition, noise)
 
@@ -274,7 +274,7 @@ class SVG(VideoCVAE):
         return {f"map{s}": maps[s] for s in range(len(self.levels))}
 
     def _previous(self, x_prev: Tensor, features: Features) -> tuple[Tensor, list[Tensor]]:
-        """``_see`` of the previous frames, where those that are also targets are not encoded again.
+        """``_see`` for the previous frames; those that are also targets are not encoded again.
 
         This saves a third of the convolutions under teacher forcing.
         """

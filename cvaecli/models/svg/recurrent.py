@@ -17,7 +17,7 @@ from .backbones import Norm, make_norm, normalise
 Cells = tuple[tuple[Tensor, Tensor], ...]
 """(h, c) of every layer, each ``[B, hidden]``."""
 
-HEAD_WIDTH = 64  # at most so many channels between a level's two convolutions
+HEAD_WIDTH = 64  # largest number of channels between a level's two convolutions
 
 
 class LSTM(nn.Module):
@@ -29,7 +29,7 @@ class LSTM(nn.Module):
         self.lstm = nn.ModuleList(nn.LSTMCell(hidden, hidden) for _ in range(layers))
 
     def initial(self, like: Tensor) -> Cells:
-        """Zeros for as many rows as ``like`` has."""
+        """Zeros with the number of rows of ``like``."""
         zeros = like.new_zeros(like.shape[0], self.embed.out_features)
         return tuple((zeros, zeros) for _ in self.lstm)
 

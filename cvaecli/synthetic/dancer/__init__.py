@@ -1,9 +1,9 @@
 """The built-in dance set: a person who moves through a lit room, with skeleton labels.
 
-It is for everyone without data of their own. Pictures and labels are drawn, not recorded, so one seed
+It needs no data of your own. Pictures and labels are drawn, not recorded, so one seed
 gives the same ones on every machine:
 
-- all clips have the same room, light and person; each has another random motion;
+- all clips have the same room, light and person; each has its own random motion;
 - every frame is a function of the room and the skeleton, so the condition determines it;
 - labels are sticks in OpenPose's colours on white, in front of all furniture, cut by the picture's edge.
 """
@@ -48,9 +48,9 @@ def generate(
     Args:
         height, width: picture size in pixels, each at least 16. The room is made for 2:1.
         seed: seeds the motions; the room and the person are always the same.
-        frames: frames per clip, at least 2. In clips of 300 or more the person leaves the picture once
-            (a picture much wider than 2:1 may be too wide for that).
-        train, val, test: clips in these splits, each at least 1.
+        frames: number of frames per clip, at least 2. In clips of 300 or more the person leaves the picture
+            once (a picture much wider than 2:1 may be too wide for that).
+        train, val, test: number of clips in these splits, each at least 1.
 
     Returns:
         Splits ``train``, ``val`` and ``test``. Clips are named ``train/0`` and so on; frames and
@@ -98,12 +98,12 @@ def write(
 ) -> None:
     """Write the set as a folder in the dance layout; other arguments as in ``generate``.
 
-    ``train`` and ``val`` hold ``train_img/N.png``, ``train_label/N.png`` and so on, with the clips one
-    after the other in one numbering; ``clips.csv`` says which files (first and last, inclusive) are a clip.
+    ``train`` and ``val`` hold ``train_img/N.png``, ``train_label/N.png`` and so on, with one numbering for
+    all clips; ``clips.csv`` lists the first and last file (inclusive) of each clip.
     Test sequence S has ``test/test_img/S/0.png`` and ``test/test_label/S/N.png``. Its true frames are in
-    ``test_ground_truth/S/N.png``, outside of ``test`` so that no model sees them by mistake.
+    ``test_ground_truth/S/N.png``, outside ``test`` so that no model sees them by mistake.
 
-    The folder appears only when it is complete. Its parents are made.
+    The folder appears only when it is complete. Its parents are created.
 
     Raises:
         UserError: ``root`` exists and is not an empty folder, or an argument is out of range.
@@ -113,7 +113,7 @@ def write(
     splits = generate(height, width, seed=seed, frames=frames, train=train, val=val, test=test)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-        # A folder inside it, because the temporary one is open to its owner only.
+        # A folder inside it, because only its owner can open the temporary one.
         draft = Path(temporary) / "set"
         _write_splits(draft, splits)
         if root.exists():

@@ -1,6 +1,6 @@
 """Drawing the person: a body of convex parts, a shadow, and the label's sticks.
 
-Shapes are polygons on a canvas several times as large as the picture. Averaging it down smooths the edges.
+Shapes are polygons on a canvas several times as large as the picture. Down-sampling it smooths the edges.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ JACKET, TROUSERS, SKIN, HAIR = (138, 18, 34), (26, 29, 56), (222, 164, 128), (44
 SHOES, SHIRT, EYES = (24, 22, 26), (250, 246, 238), (30, 20, 20)
 ANGLES = np.linspace(0, 2 * np.pi, 20, endpoint=False)
 DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
-# Flat colours look round in bands: each is smaller than the one before, nearer to the light and brighter.
+# Bands of flat colour look round: each is smaller than the one before, nearer to the light and brighter.
 BANDS = ((1.0, 0.68), (0.74, 0.92), (0.4, 1.12))  # (share of the radius, brightness)
 TOWARDS_LIGHT = np.array([-0.55, -0.6])
 
 
 @dataclass(frozen=True)
 class Part:
-    """One convex part of the body: the hull of balls.
+    """One convex part of the body: the convex hull of balls.
 
     Attributes:
-        group: parts of one group are painted together, in the order of `PARTS`; groups from far to near.
+        group: parts of one group are painted together, in the order of `PARTS`; groups are painted from far
+            to near.
         colour: RGB, 0..255.
         balls: the balls' radii in metres, by the joint at their centre.
-        shown_by: the name of a direction. Like a face, the part shrinks as that turns away from the camera.
+        shown_by: the name of a direction. The part, e.g. a face, shrinks as this turns away from the camera.
     """
 
     group: str
@@ -107,12 +108,12 @@ STICK_COLOURS = _rainbow(len(STICKS))
 def _hull(centres: Array, radii: Array, flat: Array | float = 1.0) -> Array:
     """Outlines ``[T, K, 2]`` of the hulls of discs.
 
-    In each of K directions the outermost point of the hull is that of the disc that reaches farthest.
+    In each of K directions the outermost point of the hull is on the disc that reaches farthest.
 
     Args:
         centres: ``[T, n, 2]`` in pixels.
         radii: ``[T, n]`` in pixels.
-        flat: ``[T]``: factor on the discs' height: discs that lie on the floor look flat.
+        flat: ``[T]``: factor on the discs' height, because discs on the floor look flat.
     """
     reach = np.ones((len(centres), 1, 1, 2))
     reach[..., 1] = np.reshape(flat, (-1, 1, 1))
@@ -127,7 +128,7 @@ class Drawing:
 
     Attributes:
         body: outlines ``[T, parts, bands, K, 2]``.
-        colours: of the body, ``[T, parts, bands, 3]``, 0..255.
+        colours: colours of the body, ``[T, parts, bands, 3]``, 0..255.
         shown: ``[T, parts]``: whether a part is visible.
         order: ``[T, groups]``: the groups from far to near.
         shadow: outlines ``[T, parts, K, 2]``.
@@ -278,7 +279,7 @@ class Studio:
 
 
 def _layers(group: str) -> tuple[tuple[int, ...], ...]:
-    """A group's parts by layer. Successive parts of one colour share a layer, so that no seam is visible."""
+    """A group's parts by layer. Successive parts of one colour share a layer, to avoid visible seams."""
     layers: list[list[int]] = []
     for i, part in enumerate(PARTS):
         if part.group == group:

@@ -2,7 +2,8 @@
 
 Joints are points in the room in metres (see ``room``). A pose is a set of channels: ``s`` (where the person
 stands across the picture, from -1 at the left edge to 1 at the right), ``u`` (from 0 near to 1 far),
-``heading`` and joint angles in degrees. A person of heading 0 looks into the camera, of 90 to the right.
+``heading`` and joint angles in degrees. With heading 0 the person looks into the camera, with 90 to the
+right.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ CHANNELS = (
     *(f"{side}_{joint}" for side in SIDES for joint in LIMBS),
 )
 STEP = 0.62  # metres per step
-# Movement in the picture per frame, and what standing still counts as. Three times IDLE is more than
-# TEMPO, so motion composed for three times the frames can never be too short.
+# Movement in the picture per frame, and the value that counts for standing still. Three times IDLE is more
+# than TEMPO, so motion composed for three times the frames can never be too short.
 TEMPO, IDLE = 0.0082, 0.0035
 
 
@@ -100,7 +101,7 @@ class _Score:
     keys: list[tuple[float, Pose]] = field(default_factory=list)
 
     def key(self, duration: float, changes: Pose) -> None:
-        """After ``duration`` frames, be in the present pose with ``changes``."""
+        """After ``duration`` frames, reach the current pose with ``changes``."""
         self.frame += duration
         self.pose = self.pose | changes
         self.keys.append((self.frame, self.pose))
@@ -114,7 +115,7 @@ class _Score:
         return pose | {"look": pose["look"] + self.rng.uniform(-35, 35)}
 
     def facing(self, heading: float) -> float:
-        """``heading`` plus whole turns, chosen so that the turn from the present heading is the short one."""
+        """``heading`` plus whole turns, chosen so that the turn from the current heading is the short one."""
         now = self.pose["heading"]
         return now + (heading - now + 180) % 360 - 180
 
@@ -127,7 +128,7 @@ class _Score:
         z0, z1 = _depth(self.pose["u"]), _depth(u)
         half = self.aspect / 2 / FOCAL
         dx, dz = half * (s * z1 - self.pose["s"] * z0), z1 - z0
-        # Speed in the picture, not on the floor, makes frames differ: count in picture heights.
+        # The difference of frames depends on the speed in the picture, not on the floor: use picture heights.
         shift = np.hypot((s - self.pose["s"]) * self.aspect / 2, 0.9 * np.log(z1 / z0))
         way = self.facing(float(np.degrees(np.arctan2(dx, -dz))))
         turn = self.pace(arms | {"heading": way})
@@ -152,9 +153,9 @@ class _Score:
 def perform(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, Array]:
     """A clip's random motion as a posed skeleton: ``skeleton``'s points, each ``[frames, 3]``.
 
-    The person begins near the middle, facing the camera. In clips of 300 frames and more, it leaves the
-    picture once. The tempo is evened out: slow stretches are sped up and fast ones slowed down, so that
-    successive frames differ by about as much throughout and nothing jumps.
+    The person begins near the middle, facing the camera. In clips of 300 frames or more, the person leaves
+    the picture once. The tempo is evened out: slow parts are sped up and fast ones slowed down, so that
+    successive frames always differ by about the same amount and nothing jumps.
     """
     points = skeleton(_compose(rng, frames, aspect), aspect)
     names = [
@@ -164,7 +165,8 @@ def perform(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, A
     places, scale = project(joints, 1.0, aspect)  # in picture heights
     outside = np.abs(places[:, :, 0] - aspect / 2) > aspect / 2 + 0.05
     steps = np.diff(places, axis=0)
-    # A moving edge adds to two frames' mean squared difference in proportion to its length over the area.
+    # A moving edge adds to two frames' mean squared difference in proportion to its length divided by the
+    # area.
     squares = ((steps**2).sum(-1) * scale[1:] * ~outside[1:]).mean(1) * 2 / aspect
     effort = np.sqrt(np.convolve(squares, _hann(15), mode="same")) + IDLE
     passed = np.concatenate([[0.0], np.cumsum(effort)])
@@ -175,7 +177,7 @@ def perform(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, A
 
 
 def _compose(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, Array]:
-    """Random motion, enough for more than ``frames`` frames: a smooth curve for every channel."""
+    """Random motion for more than ``frames`` frames: a smooth curve for every channel."""
     length = 3 * frames + 60
     score = _Score(
         rng,
@@ -191,7 +193,7 @@ def _compose(rng: np.random.Generator, frames: int, aspect: float) -> dict[str, 
             score.walk(rng.uniform(-0.3, 0.3), rng.uniform(0, 0.4), STANDING)
             score.turn(rng.uniform(-40, 40))
         elif (kind := rng.random()) < 0.4:
-            # To the other side, but never stopping behind the pillar.
+            # To the other side, without stopping behind the pillar.
             s = rng.uniform(-0.7, -0.1) if score.pose["s"] > -0.1 else rng.uniform(0.1, 0.45)
             score.walk(s, rng.uniform(0, 1) ** 2, score.random_pose(ARM_POSES))
             if rng.random() < 0.7:
@@ -252,7 +254,7 @@ def skeleton(motion: dict[str, Array], aspect: float) -> dict[str, Array]:
     """Pose the body.
 
     Args:
-        motion: curves ``[T]`` as ``_compose`` gives them.
+        motion: curves ``[T]`` from ``_compose``.
         aspect: the picture's width over its height.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The room of the dancer set: a camera, a light and a small ray caster for what does not move.
+"""The room of the dancer set: a camera, a light and a small ray caster for everything that does not move.
 
 The axes are in metres: x to the right of the picture, y up from the floor, z away from the camera, which
 stands at (0, ``CAMERA_HEIGHT``, 0) and looks along z. The room never changes, so it is cast once per size.
@@ -23,7 +23,7 @@ ASPECT = 2.0  # the room is drawn for 2:1 pictures and stretched sideways for ot
 
 
 def project(points: Array, height: float, width: float) -> tuple[Array, Array]:
-    """Where points ``[..., 3]`` of the room are in the picture.
+    """The places of points ``[..., 3]`` of the room in the picture.
 
     (0, 0) is the upper left corner of the picture, not the centre of a pixel. z must be above 0.
 
@@ -102,7 +102,8 @@ def _wall(u: Array, y: Array) -> Array:
 
 
 def _window(colour: Array, u: Array, y: Array, left: float, right: float) -> Array:
-    """Paint a window of four panes, with sky and garden, onto a wall. It shines: call this after lighting."""
+    """Paint a window of four panes, with sky and garden, onto a wall. It emits light: call this after
+    lighting."""
     low, high = 1.0, 2.25
     colour[_in(u, left - 0.1, right + 0.1) & _in(y, low - 0.12, high + 0.1)] = _rgb("fffaf0")
     pane = _in(u, left, right) & _in(y, low, high)
@@ -157,7 +158,8 @@ def _plain(tone: str, stripe: float = 0.0, dark: float = 0.9) -> Texture:
 
 @dataclass(frozen=True)
 class _Box:
-    """An axis-aligned box, or with ``round`` the ellipsoid in it. ``front``: nearer than the person gets."""
+    """An axis-aligned box, or with ``round`` the ellipsoid in it. ``front``: always nearer than the
+    person."""
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]

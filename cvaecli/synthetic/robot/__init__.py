@@ -1,9 +1,9 @@
-"""The built-in robot set: an arm that pushes textured objects about on a table.
+"""The built-in robot set: an arm that pushes textured objects on a table.
 
-It is for everyone without data of their own. Pictures are drawn, not recorded, so one seed gives the same
+It needs no data of your own. Pictures are drawn, not recorded, so one seed gives the same
 ones on every machine. The condition is that of BAIR robot pushing: the action (dx, dy, dz, gripper) and the
-end-effector position (x, y, z). The arm does exactly what they say, unless it is told to stray. Objects are
-pushed with contact and friction, and slip by chance when they are first touched: `world` says how much.
+end-effector position (x, y, z). The arm follows them exactly, unless straying is switched on. Objects are
+pushed with contact and friction, and slip at random when they are first touched; see `world`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Floats = npt.NDArray[np.float32]
 USUAL = KINDS["robot"]
 FRAMES, CLIPS = USUAL.built_in.frames, USUAL.built_in.clips
 BATCH = 64
-"""Trajectories that are simulated together."""
+"""Number of trajectories that are simulated together."""
 PER_FILE = 256
-"""Trajectories in a record file, as in BAIR."""
+"""Number of trajectories in a record file, as in BAIR."""
 
 
 def generate(
@@ -53,12 +53,13 @@ def generate(
     Args:
         height, width: picture size in pixels, each at least 16. The table is square and is stretched.
         seed: seeds starts, actions and slips; table and arm are always the same.
-        frames: frames per trajectory, at least 2.
-        train, val, test: trajectories in these splits, each at least 1; None: as many in val as in test.
+        frames: number of frames per trajectory, at least 2.
+        train, val, test: number of trajectories in these splits, each at least 1; None: as many in val as
+            in test.
         noise: factor on the objects' slips. With noise 0 and stray 0, start and actions determine
             everything. Starts and actions do not depend on it.
-        variant: another number gives other slips and other errors of the arm: another future of the same
-            starts and actions.
+        variant: another number gives different slips and errors of the arm, that is, another future for the
+            same starts and actions.
         stray: standard deviation of the arm's error in x and in y, in table widths. Actions and positions
             then say where the arm was sent, not where it is.
 
@@ -143,7 +144,7 @@ def write(
     and ``endeffector_positions.csv``. ``tfrecord``: ``softmotion30_44k/{train,validate,test}/
     traj_A_to_B.tfrecords``; BAIR itself has no validate folder. Both are read back bit for bit.
 
-    The folder appears only when it is complete. Its parents are made.
+    The folder appears only when it is complete. Its parents are created.
 
     Raises:
         UserError: ``root`` exists and is not an empty folder, or an argument is out of range.
@@ -158,7 +159,7 @@ def write(
     splits = _draw(height, width, seed, frames, counts, noise, variant, stray)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-        # A folder inside it, because the temporary one is open to its owner only.
+        # A folder inside it, because only its owner can open the temporary one.
         draft = Path(temporary) / "set"
         for split, items in splits.items():
             folder = "validate" if split == "val" else split

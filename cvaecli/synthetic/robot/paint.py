@@ -1,8 +1,8 @@
 """Drawing the table: the camera looks down on it, slightly from the front; the light is at the upper left.
 
-Shapes are signed distances (negative inside) in table widths, laid over the picture with an edge one canvas
-pixel soft. Pictures are drawn ``scale`` times as large and averaged down, so that textures do not flicker
-when they move. A shape is computed only in the part of the picture that it covers in some frame.
+Shapes are signed distances (negative inside) in table widths. Their edges are soft over one canvas pixel.
+Pictures are drawn ``scale`` times as large and down-sampled, so that textures do not flicker when they move.
+A shape is computed only in the part of the picture that it covers in some frame.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Floats = npt.NDArray[np.float32]
 Colour = tuple[float, float, float]
 
 LIGHT = np.array([-0.6, -0.8])
-"""Where the light comes from, seen from above."""
+"""Direction of the light source, seen from above."""
 RISE = 0.3
-"""How far up the picture a point moves per unit of height."""
+"""Upward shift of a point in the picture per unit of height."""
 SHADE = np.array([0.45, 0.5])
-"""How far, in x and y, a shadow lies from its object per unit of height."""
+"""Offset of a shadow from its object in x and y per unit of height."""
 THICK = 0.05  # height of the objects
 SHOULDER = np.array([0.5, -0.34])
 LINKS = (0.72, 0.70)
@@ -46,7 +46,7 @@ TEXTURES = 5
 
 @dataclass
 class Canvas:
-    """The pictures of one trajectory before they are averaged down: ``[T, 3, h, w]`` float32 in 0..1."""
+    """The pictures of one trajectory before down-sampling: ``[T, 3, h, w]`` float32 in 0..1."""
 
     pixels: Floats
 
@@ -78,7 +78,7 @@ class Window:
         return self.x - c[:, 0], self.y - c[:, 1]
 
     def lay(self, colour: Floats, distance: Floats) -> None:
-        """Lays a colour (``[T, 3, h, w]`` or ``[3, 1, 1]``) over where ``distance`` is negative."""
+        """Paints a colour (``[T, 3, h, w]`` or ``[3, 1, 1]``) where ``distance`` is negative."""
         cover = _ramp(np.float32(0.5) - distance * np.float32(1 / self.pixel))
         layer = np.minimum(colour, np.float32(1)) - self.pixels
         layer *= cover[:, None]
@@ -99,7 +99,7 @@ def _rgb(colour: Colour) -> Floats:
 
 
 def _length(u: Floats, v: Floats) -> Floats:
-    length: Floats = np.sqrt(u * u + v * v)  # np.hypot guards against overflow and takes four times as long
+    length: Floats = np.sqrt(u * u + v * v)  # np.hypot also avoids overflow, which takes four times as long
     return length
 
 
@@ -205,7 +205,7 @@ def _paint_object(
 
 
 def _elbow(hands: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where the elbow is, seen from above, ``[T, 2]``. It always bends to the right of the picture."""
+    """The place of the elbow, seen from above, ``[T, 2]``. It always bends to the right of the picture."""
     way = hands - SHOULDER
     distance = np.clip(np.linalg.norm(way, axis=-1, keepdims=True), 0.1, sum(LINKS) - 1e-3)
     along = (distance**2 + LINKS[0] ** 2 - LINKS[1] ** 2) / (2 * distance)
@@ -353,7 +353,7 @@ def pictures(world: World, index: int, ground: Floats, scale: int) -> npt.NDArra
             )
     _paint_arm(canvas, world.hands[index], world.grips[index])
     h, w = ground.shape[1] // scale, ground.shape[2] // scale
-    # Rows, then columns: adding slices is far faster than `mean` over two short axes.
+    # Rows, then columns: adding slices is much faster than `mean` over two short axes.
     rows = canvas.pixels.reshape(frames, 3, h, scale, w * scale)
     tall = np.add.reduce([rows[:, :, :, i] for i in range(scale)])
     small = np.add.reduce([tall[..., i::scale] for i in range(scale)])

@@ -1,4 +1,4 @@
-"""The table without objects and arm."""
+"""The table without the objects and the arm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def empty_table(h: int, w: int) -> npt.NDArray[np.float32]:
     depth = np.clip((RAIL - line) * min(h, w) + 0.5, 0, 1)[..., None]
     lit = np.where(horizontal, np.where(y < 0.5, -0.12, 0.16), np.where(x < 0.5, -0.08, 0.12))
     colour = mat * (1 - depth) + wood * (1 + lit[..., None] * (line / RAIL)[..., None]) * depth
-    # The upper and the left rail throw a shadow on the mat.
+    # The upper and the left rail cast a shadow on the mat.
     inner = np.minimum((x - RAIL) / 0.05, (y - RAIL) / 0.07)
     colour *= np.where(depth > 0.5, 1, (0.72 + 0.28 * np.clip(inner, 0, 1))[..., None])
     fall = 1.16 - 0.42 * ((x - 0.3) ** 2 + (y - 0.25) ** 2)

@@ -3,15 +3,16 @@
 Lengths are in table widths and times in frames. The table is the square [0, 1]^2, with x to the right, y
 towards the viewer and z up. Axes: N trajectories, T frames, K objects.
 
-What is random and what is not:
+Deterministic and random parts:
 
-- The arm goes exactly where the actions say: position[t + 1] = position[t] + action[t, :3].
+- The arm follows the actions exactly: position[t + 1] = position[t] + action[t, :3].
 - **Unless it strays** (`simulate`'s ``stray``): then actions and positions say where it was sent, and the
-  gripper is off by a random error in x and y, which changes over time, from the first frame on.
-- Objects are pushed, push each other, slide on with Coulomb friction and stop, all without chance.
-- **Except once per contact**: at the moment when the gripper begins to touch an object, the object slips. It
-  gets a sideways speed of ``SLIP`` and a turning speed of ``TWIST``, each times a normal random number.
-  Given start and actions, these numbers and the arm's error determine everything.
+  gripper has a random error in x and y, which changes over time, from the first frame on.
+- Objects are pushed, push each other, slide with Coulomb friction and stop. All of this is deterministic.
+- **Except once per contact**: when the gripper begins to touch an object, the object slips. It gets a
+sideways
+  speed of ``SLIP`` and a turning speed of ``TWIST``, each times a normal random number. Together with start
+  and actions, these numbers and the arm's error determine everything.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ SUBSTEPS = 6
 LOW = 0.1
 """Below this height the gripper touches objects."""
 PARTED = 0.03
-"""A contact is over when gripper and object are farther apart than this."""
+"""A contact ends when gripper and object are farther apart than this."""
 FRICTION = 0.016
-"""How much speed a sliding object loses per frame."""
+"""Loss of speed of a sliding object per frame."""
 SPIN_FRICTION = 0.1
 EDGE = 0.08
 """The smallest distance of the gripper from the table's edge."""
@@ -51,16 +52,16 @@ class World:
     """N trajectories of T frames.
 
     Attributes:
-        actions: ``[N, T, 4]``: dx, dy, dz to the next frame, and how far the gripper is closed then, from
-            0 (open) to 1.
-        positions: ``[N, T, 3]``: where the gripper is sent: x, y, z.
-        grips: ``[N, T]``: how far the gripper is closed, from 0 (open) to 1.
+        actions: ``[N, T, 4]``: dx, dy, dz to the next frame, and the closure of the gripper in that frame,
+            from 0 (open) to 1.
+        positions: ``[N, T, 3]``: x, y, z of the place where the gripper is sent.
+        grips: ``[N, T]``: closure of the gripper, from 0 (open) to 1.
         places: ``[N, T, K, 2]``: the objects' centres.
         turns: ``[N, T, K]``: the objects' angles in radians.
-        radii: ``[N, K]``: the objects' radii; 0 where there is no such object.
+        radii: ``[N, K]``: the objects' radii; 0 if there is no such object.
         kinds: ``[N, K]``: whole numbers that choose shape, texture and colour.
         slips: ``[N, T, K]``: whether the object slipped just before the frame.
-        strays: ``[N, T, 3]``: how far the gripper is from where it is sent.
+        strays: ``[N, T, 3]``: offset of the gripper from the place where it is sent.
     """
 
     actions: Array
@@ -75,18 +76,18 @@ class World:
 
     @property
     def hands(self) -> Array:
-        """``[N, T, 3]``: where the gripper really is."""
+        """The true places of the gripper, ``[N, T, 3]``."""
         return self.positions + self.strays
 
 
 def simulate(seeds: list[list[int]], frames: int, noise: float, variant: int, stray: float = 0.0) -> World:
-    """One trajectory per seed.
+    """Simulate one trajectory per seed.
 
     Args:
-        seeds: of the starts and actions; each is a list of whole numbers.
+        seeds: seeds of the starts and actions; each is a list of whole numbers.
         frames: T.
         noise: factor on ``SLIP`` and ``TWIST``. With noise 0 and stray 0, start and actions determine all.
-        variant: another number gives other slips and errors of the arm for the same starts and actions.
+        variant: another number gives different slips and errors of the arm for the same starts and actions.
         stray: standard deviation of the arm's error in x and in y, in table widths.
     """
     starts = [_start(np.random.default_rng(seed), frames) for seed in seeds]
@@ -127,10 +128,11 @@ def _start(rng: np.random.Generator, frames: int) -> tuple[Array, Array, Array, 
 
 
 def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
-    """A path ``[T + 1, 4]`` that pushes the objects: approach one low, push through it, lift, go to the next.
+    """A path ``[T + 1, 4]`` that pushes the objects: approach one near the table, push it, lift, go to the
+    next.
 
     Row 0 is the first position and gripper, row t the step to position t and the gripper there. The path
-    depends only on where the objects are at the start, so that later chance does not change it.
+    depends only on the objects' first places, so that later random events do not change it.
     """
     order = rng.permutation(len(places))
     angle = rng.uniform(-np.pi, np.pi)
@@ -156,7 +158,7 @@ def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
         step *= min(1.0, speed / max(1e-6, float(np.linalg.norm(step[:2])), abs(step[2]) * 0.8))
         velocity = 0.45 * velocity + 0.55 * step + rng.normal(0, [0.006, 0.006, 0.008])
         low, high = np.array([EDGE, EDGE, 0.02]), np.array([1 - EDGE, 1 - EDGE, HIGH])
-        # Rounded as it is stored, so that the numbers in the files move the arm exactly so.
+        # Rounded like the stored numbers, so that the files describe the arm's motion exactly.
         new = np.clip(at + velocity, low, high)
         move = (new - at).astype(np.float32).astype(np.float64)
         velocity, at = move, at + move
@@ -168,12 +170,12 @@ def _act(rng: np.random.Generator, frames: int, places: Array) -> Array:
 def _errors(rng: np.random.Generator, frames: int) -> Array:
     """A straying arm's error ``[T, 3]`` in standard deviations. ``MEMORY`` of it is left in the next frame.
 
-    There is no error in height, or the arm would touch objects that it is to pass over.
+    There is no error in height, so that the arm does not touch objects that it should pass over.
     """
-    fresh = rng.normal(size=(frames, 3)) * [1, 1, 0]
-    errors = fresh.copy()
+    shocks = rng.normal(size=(frames, 3)) * [1, 1, 0]
+    errors = shocks.copy()
     for t in range(1, frames):
-        errors[t] = MEMORY * errors[t - 1] + np.sqrt(1 - MEMORY**2) * fresh[t]
+        errors[t] = MEMORY * errors[t - 1] + np.sqrt(1 - MEMORY**2) * shocks[t]
     return errors
 
 
@@ -201,14 +203,14 @@ def _push(world: World, chance: Array) -> None:
             normal, distance = _between(hand[..., :2], places)
             gap = distance - world.radii - reach(world.actions[:, t, 3])[:, None]
             touch = there & (hand[..., 2] < LOW) & (gap < 0)
-            fresh = touch & ~touched
+            new_contact = touch & ~touched
             touched = touch | (touched & (gap < PARTED) & (hand[..., 2] < LOW))
             side = np.stack([-normal[..., 1], normal[..., 0]], axis=-1)
             _strike(places, speed, spin, touch, normal, side, gap, move[..., :2])
-            slip = np.where(fresh[..., None], chance[:, t], 0)
+            slip = np.where(new_contact[..., None], chance[:, t], 0)
             speed += SLIP * slip[..., :1] * side
             spin += TWIST * slip[..., 1]
-            world.slips[:, t + 1] |= fresh
+            world.slips[:, t + 1] |= new_contact
             _collide(places, speed, world.radii)
             places += speed / SUBSTEPS
             turns += spin / SUBSTEPS
@@ -227,7 +229,7 @@ def _between(start: Array, end: Array) -> tuple[Array, Array]:
 def _strike(
     places: Array, speed: Array, spin: Array, touch: Mask, normal: Array, side: Array, gap: Array, move: Array
 ) -> None:
-    """The gripper pushes what it touches: no overlap, no approach, and some sideways drag."""
+    """The gripper pushes the objects that it touches: no overlap, no approach, and some sideways drag."""
     places += np.where(touch, -gap, 0)[..., None] * normal
     approach = ((move - speed) * normal).sum(-1)
     speed += np.where(touch, np.maximum(approach, 0), 0)[..., None] * normal
