@@ -16,6 +16,15 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["CVAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture
+def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of few pixels: for tests of what is drawn and where to, not of how large."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *to, **how: save(figure, *to, **how | {"dpi": 40}))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the real data: ``$CVAE_SHARED``, or ``shared`` beside the project."""

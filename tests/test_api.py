@@ -277,6 +277,7 @@ def test_export_gif_shows_three_panels_where_there_is_a_truth(run: Run) -> None:
         assert gif.width < width, "test has no true frames: two panels"
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_plot_draws_from_the_files_alone(run: Run, tmp_path: Path) -> None:
     copy = shutil.copytree(run.path, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints")

@@ -82,27 +82,32 @@ def continued(config: RunConfig, stop: Callable[[Any], bool]) -> Trainer:
 
 # --- the engine ---------------------------------------------------------------------------------------
 
+KINDS = {"blended": EVERYTHING, "averaged": AVERAGED}
 
-@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
+
+@pytest.fixture(scope="module", params=KINDS)
+def uninterrupted(request: pytest.FixtureRequest) -> Trainer:
+    """A trainer that has done its 4 epochs of 4 steps."""
+    trainer = make_trainer(make_config(**KINDS[request.param]))
+    run_events(trainer)
+    return trainer
+
+
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 8])
-def test_resumed_after_any_step_equals_uninterrupted(step: int, sections: dict[str, Any]) -> None:
-    """4 steps an epoch: within an epoch, after its last step, and in the epoch after a blend of weights."""
-    config = make_config(**sections)
-    whole = make_trainer(config)
-    run_events(whole)
-    resumed = continued(config, lambda event: isinstance(event, StepEvent) and event.step == step)
+def test_resumed_after_any_step_equals_uninterrupted(uninterrupted: Trainer, step: int) -> None:
+    """Within an epoch, after its last step, and in the epoch after a blend of weights."""
+    whole = uninterrupted
+    resumed = continued(whole.config, lambda event: isinstance(event, StepEvent) and event.step == step)
     assert whole.step == resumed.step == 16
     assert_equal(resumed.state_dict(), whole.state_dict())
     assert_equal(dict(resumed.trained.state_dict()), dict(whole.trained.state_dict()))
 
 
-@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
-def test_resumed_after_an_epoch_equals_uninterrupted(sections: dict[str, Any]) -> None:
-    config = make_config(**sections)
-    whole = make_trainer(config)
-    run_events(whole)
-    resumed = continued(config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1)
-    assert_equal(resumed.state_dict(), whole.state_dict())
+def test_resumed_after_an_epoch_equals_uninterrupted(uninterrupted: Trainer) -> None:
+    resumed = continued(
+        uninterrupted.config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1
+    )
+    assert_equal(resumed.state_dict(), uninterrupted.state_dict())
 
 
 def test_taking_the_state_changes_nothing() -> None:
