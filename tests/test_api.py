@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, make_config, write_set
+from helpers import CPU, QUICK, make_config, write_set
 from PIL import Image
 
 import cvaecli
@@ -34,12 +34,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(data: Path, *overrides: str, **sections: dict[str, Any]) -> Any:
     sizes = ("data.height=12", "data.width=12", f"data.root={data}")
-    return make_config(*sizes, *overrides, **sections)
+    return make_config(*sizes, *overrides, **{"model": QUICK, **sections})
 
 
 TRAINED = (
     *("train.epochs=3", "train.steps_per_epoch=20", "train.save_every=2", "optim.lr=1e-2", "kl.weight=1e-4"),
-    *("model.z_dim=8", "model.output=sigmoid"),
+    "model.z_dim=8",
 )
 
 

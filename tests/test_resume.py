@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_clip, make_config, make_trainer, run_events, write_set
+from helpers import QUICK, make_clip, make_config, make_trainer, run_events, write_set
 
 from cvaecli import api, checkpoint
 from cvaecli.config.schema import RunConfig
@@ -145,7 +145,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(data: Path, *overrides: str) -> RunConfig:
-    return make_config(f"data.root={data}", "runtime.threads=1", *overrides, **EVERYTHING)
+    return make_config(f"data.root={data}", "runtime.threads=1", *overrides, model=QUICK, **EVERYTHING)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", **AVERAGED)
+    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", model=QUICK, **AVERAGED)
     whole = api.train(config, name="whole", runs=tmp_path)
     with pytest.raises(InterruptedRun):
         api.train(config, name="a", runs=tmp_path, reporter=Interrupts(7))
