@@ -490,9 +490,7 @@ def test_a_title_says_what_the_run_is(tmp_path: Path) -> None:
         shown = figure.get_suptitle() if kind == "grid" else title(figure)
         assert " ".join(shown.split()).startswith(due), kind
     b = make_run(tmp_path / "b", epochs=3, info={"status": "interrupted"}, settings={"teacher_forcing": {}})
-    assert "free-running, built-in dance data; interrupted at step 60" in " ".join(
-        title(draw("loss", b)).split()
-    )
+    assert "free-running, built-in data; interrupted at step 60" in " ".join(title(draw("loss", b)).split())
     change_info(b, status="finished", schedule_changes=[{"step": 20}])
     assert "schedule changed by a resume" in " ".join(title(draw("loss", b)).split())
 

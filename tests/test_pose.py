@@ -267,7 +267,7 @@ def test_course_checkpoint_of_a_distributed_run(tmp_path: Path) -> None:
 def test_course_checkpoint_with_a_real_optimiser(tmp_path: Path) -> None:
     adam = torch.optim.Adam(build().parameters()).state_dict()
     found = load(tmp_path / "x.ckpt", {"state_dict": weights(), "optimizer": adam})
-    assert "fresh" in found.notes[0]
+    assert "with a new one" in found.notes[0]
 
 
 def test_training_starts_from_a_course_checkpoint(tmp_path: Path) -> None:

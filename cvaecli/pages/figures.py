@@ -70,12 +70,12 @@ def _seeds(group: Group) -> Figure | None:
 
 def _differences(differences: Sequence[Difference]) -> Figure | None:
     """One row per difference: a dot for each seed, the mean with its 95 % interval, and a line at zero."""
-    told = [each for each in differences if len(each.values)]
-    if not told:
+    measured = [each for each in differences if len(each.values)]
+    if not measured:
         return None
-    figure, [axes] = style.new_figure(0.75 + 0.36 * len(told))
+    figure, [axes] = style.new_figure(0.75 + 0.36 * len(measured))
     axes.axvline(0, color="0.35", linewidth=0.8)
-    for row, each in enumerate(told):
+    for row, each in enumerate(measured):
         colour = style.COLOURS[0] if each.verdict in ("settled", "equal") else "0.55"
         axes.plot(each.values, [row] * len(each.values), "o", color=colour, markersize=4, alpha=0.7)
         axes.plot([each.mean] * 2, [row - 0.3, row + 0.3], "-", color=colour, linewidth=2)
@@ -83,11 +83,11 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
             interval = [each.mean - each.margin, each.mean + each.margin]
             axes.plot(interval, [row, row], "-", color=colour, linewidth=1)
     # The interval of two seeds is so wide that it would squeeze all others: it may leave the figure
-    ends = np.concatenate([[0.0], *(_extent(each) for each in told)])
+    ends = np.concatenate([[0.0], *(_extent(each) for each in measured)])
     room = 0.06 * np.ptp(ends) or SMALLEST
     axes.set_xlim(ends.min() - room, ends.max() + room)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    _rows(axes, [f"{_cut(each.left, 44)}\n− {_cut(each.right, 44)}" for each in told])
+    _rows(axes, [f"{_cut(each.left, 44)}\n− {_cut(each.right, 44)}" for each in measured])
     axes.set_xlabel("difference in PSNR (dB)")
     return figure
 

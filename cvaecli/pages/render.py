@@ -56,7 +56,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 
 
 def fixed(value: float, digits: int) -> str:
-    """A number with so many digits; empty where there is none."""
+    """A number with this many digits; empty if it is NaN."""
     return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else ""
 
 

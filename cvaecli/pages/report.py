@@ -201,10 +201,10 @@ def _commands(run: RunFolder) -> list[str]:
     """The run's own command, and those that reproduce its numbers and pictures."""
     versions = run.info.get("versions")
     known = versions if isinstance(versions, dict) else {}
-    told = [f"{name} {known[name]}" for name in ("cvae", "python", "torch") if name in known]
-    told += [f"commit {run.info['git']}"] if run.info.get("git") else []
+    known_versions = [f"{name} {known[name]}" for name in ("cvae", "python", "torch") if name in known]
+    known_versions += [f"commit {run.info['git']}"] if run.info.get("git") else []
     return [
-        *([f"# {', '.join(told)}"] if told else []),
+        *([f"# {', '.join(known_versions)}"] if known_versions else []),
         str(run.info.get("command", f"cvae train --config {run.path}/config.yaml")),
         f"cvae train --config {run.path}/config.yaml      # the same settings, resolved",
         f"cvae validate {run.path} --split {run.split}",
