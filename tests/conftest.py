@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# One thread a process, and so for the processes that tests start: several of them run at once, and sums
+# over another number of threads are rounded differently. Set before torch is imported, which reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:

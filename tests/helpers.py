@@ -21,8 +21,6 @@ from cvaecli.engine.fit import EpochEvent, Event, StepEvent, Trainer
 from cvaecli.models.base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseConfig, PoseCVAE
 
-torch.set_num_threads(1)
-
 CPU = Device(torch.device("cpu"), False)
 QUICK = {"name": "anchored", "widths": [16, 16], "encoder_blocks": [0, 1], "decoder_blocks": [0]}
 """A model whose step takes a third of the time that one of ``SIZES`` takes, which has 200 layers."""
