@@ -19,6 +19,13 @@ from .files import replacing, write_csv, write_text
 from .tables import AbsentError, Array, read_table
 
 SWAPPED = "-swapped-"
+COMPARABLE = (
+    *("split", "n_past", "n_future", "n_future_min", "n_future_max", "samples", "prior", "conditions"),
+    *("psnr", "ssim", "frame_size", "data_fingerprint", "checkpoint"),
+)
+"""Entries of the protocol that must agree for numbers to be comparable, as must the number of frames. Device,
+precision, seed and training step may differ."""
+
 PER_FRAME_OPTIONAL = (
     *("ssim", "psnr_one_step", "ssim_one_step", "psnr_best", "psnr_worst", "ssim_best", "ssim_worst"),
     *("psnr_per_channel", "diversity", "psnr_posterior", "kl", "repeat_last_past", "mean_frame"),

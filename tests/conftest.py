@@ -10,10 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# One thread a process, and so for the processes that tests start: several of them run at once, and sums
+# over another number of threads are rounded differently. Set before torch is imported, which reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["CVAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of few pixels: for tests of what is drawn and where to, not of how large."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *to, **how: save(figure, *to, **how | {"dpi": 40}))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import write_set, yaml_config
+from helpers import SIZES, write_set, yaml_config
 
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig
@@ -19,7 +19,7 @@ import first_step
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> RunConfig:
-    return configs.load(yaml_config(tmp_path, write_set(tmp_path / "set")), ["eval.chunk=2"])
+    return configs.load(yaml_config(tmp_path, write_set(tmp_path / "set"), model=SIZES), ["eval.chunk=2"])
 
 
 def test_the_warm_up_is_spread_over_a_lifetime() -> None:

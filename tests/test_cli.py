@@ -268,6 +268,7 @@ def test_export_gif(here: Path, tmp_path: Path) -> None:
     cvae("export-gif", "a", "--frames", 99).wrong("--frames 99")
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_plot(here: Path, tmp_path: Path) -> None:
     paths = written(cvae("plot", "all", "a"))
     assert len(paths) >= 5 and all(path.parent == Path("runs/a/plots") for path in paths)

@@ -253,17 +253,17 @@ def test_an_anchor_bomb_is_refused_quickly(tmp_path: Path) -> None:
     """Ten lines that stand for 10^9 words: even to print them would take minutes."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 9)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert "aliases" in told_of_file(tmp_path, "\n".join([*lines, "seed: *a8"]))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("content", ["# " + "x" * 10_000_000, "seed: 1\n" * 2_000_000, "seed: [" * 10**6])
 def test_a_huge_file_is_refused_quickly(content: str, tmp_path: Path) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     text = told_of_file(tmp_path, content)
     assert "longer than" in text and len(text) < 300
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_long_value_is_cut_in_the_message(tmp_path: Path) -> None:

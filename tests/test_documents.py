@@ -116,6 +116,7 @@ def small(line: str, sets: dict[str, Path]) -> list[str]:
     return [word.replace("DIR", str(sets[kind])) for word in words]
 
 
+@pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize("page", [name for name, lines in COMMANDS.items() if lines])
 def test_the_commands_of_a_page_run_in_their_order(
     page: str, sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

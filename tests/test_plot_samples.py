@@ -91,6 +91,7 @@ def test_the_last_validations_numbers_stand_above_their_block(tmp_path: Path) ->
     assert samples_figure(request(run)).axes[0].get_title(loc="left") == "r"
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_the_clip_is_the_one_that_most_runs_have(tmp_path: Path) -> None:
     a = make_futures(make_futures(tmp_path / "a", "val-3"), "test-0")
     b, c = make_futures(tmp_path / "b", "val-3"), make_futures(tmp_path / "c", "test-7")
@@ -181,6 +182,7 @@ def test_runs_that_differ_in_seed_are_one_line_with_its_spread(tmp_path: Path) -
     np.testing.assert_allclose(dots.lines[0].get_xdata(), [23, 24, 25])
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_the_tables_hold_the_figures_numbers(tmp_path: Path) -> None:
     figure, markdown, table = plots.plot("compare", make_comparison(tmp_path), tmp_path / "out" / "x.png")
     assert figure.suffix == ".png" and (markdown.name, table.name) == ("x.md", "x.csv")
@@ -203,6 +205,7 @@ def test_the_tables_hold_the_figures_numbers(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_other_frames_have_no_common_baseline(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a", 25.0, seed=0, z_dim=1), make_run(tmp_path / "b", 24.0, seed=0, z_dim=2)]
     assert "repeat" in plots.plot("compare", runs)[1].read_text(encoding="utf-8")
@@ -210,6 +213,7 @@ def test_other_frames_have_no_common_baseline(tmp_path: Path) -> None:
     assert "repeat" not in plots.plot("compare", runs)[1].read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize(
     ("protocol", "told"),
     [
@@ -251,6 +255,7 @@ def test_precision_may_differ_and_is_named(tmp_path: Path) -> None:
     assert len(part.groups[0].runs) == 4 and part.protocol.endswith("precision fp32 and bf16")
 
 
+@pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize(
     ("info", "told"),
     [
@@ -284,6 +289,7 @@ def test_other_training_data_or_another_length_make_another_setting(tmp_path: Pa
         assert [len(group.runs) for group in part.groups] == [3, 1], name
 
 
+@pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize("file", ["eval/test/metrics.json", "eval/test/per_frame.csv", "config.yaml"])
 def test_a_run_without_a_file_that_it_takes_is_left_out(file: str, tmp_path: Path) -> None:
     runs = make_comparison(tmp_path)
@@ -298,6 +304,7 @@ def test_a_run_without_a_file_that_it_takes_is_left_out(file: str, tmp_path: Pat
         plots.plot("compare", runs)
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_a_psnr_that_is_not_finite_counts_for_no_mean(tmp_path: Path) -> None:
     runs = make_comparison(tmp_path)[:3]
     path = runs[2] / "eval" / "test" / "metrics.json"

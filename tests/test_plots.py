@@ -183,11 +183,17 @@ def test_one_run_is_drawn_into_its_own_folder_at_page_width(kind: str, tmp_path:
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no litter"
 
 
+@pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize("kind", FROM_TRAINING)
 def test_several_runs_make_one_figure_beside_them(kind: str, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, name, epochs=6) for name in SCHEDULES]
     assert plots.plot(kind, runs) == [tmp_path / "plots" / f"{kind}-cyclical-vs-2-others.png"]
-    assert plots.plot(kind, runs[:2]) == [tmp_path / "plots" / f"{kind}-cyclical-vs-monotonic.png"]
+
+
+@pytest.mark.usefixtures("coarse_figures")
+def test_two_runs_are_both_in_the_files_name(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name, epochs=2) for name in SCHEDULES[:2]]
+    assert plots.plot("lr", runs) == [tmp_path / "plots" / "lr-cyclical-vs-monotonic.png"]
 
 
 def test_the_suffix_decides_the_format_and_folders_are_made(tmp_path: Path) -> None:
@@ -200,6 +206,7 @@ def test_the_suffix_decides_the_format_and_folders_are_made(tmp_path: Path) -> N
         plots.plot("beta", [run], tmp_path / "x.jpg")
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_all_draws_what_the_files_allow(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", epochs=3)
     assert [path.stem for path in plots.plot("all", [run])] == FROM_TRAINING
@@ -308,6 +315,7 @@ def test_points_are_coloured_by_the_coin(tmp_path: Path) -> None:
     assert mixed[2:] == ["epoch more than half forced", "epoch at most half forced"]
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_a_model_without_teacher_forcing_has_no_coin_in_its_legend(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", epochs=4, settings={"teacher_forcing": None})
     for kind in ("loss", "training"):
@@ -482,9 +490,7 @@ def test_a_title_says_what_the_run_is(tmp_path: Path) -> None:
         shown = figure.get_suptitle() if kind == "grid" else title(figure)
         assert " ".join(shown.split()).startswith(due), kind
     b = make_run(tmp_path / "b", epochs=3, info={"status": "interrupted"}, settings={"teacher_forcing": {}})
-    assert "free-running, built-in dance data; interrupted at step 60" in " ".join(
-        title(draw("loss", b)).split()
-    )
+    assert "free-running, built-in data; interrupted at step 60" in " ".join(title(draw("loss", b)).split())
     change_info(b, status="finished", schedule_changes=[{"step": 20}])
     assert "schedule changed by a resume" in " ".join(title(draw("loss", b)).split())
 

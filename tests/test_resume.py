@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_clip, make_config, make_trainer, run_events, write_set
+from helpers import QUICK, make_clip, make_config, make_trainer, run_events, write_set
 
 from cvaecli import api, checkpoint
 from cvaecli.config.schema import RunConfig
@@ -82,27 +82,32 @@ def continued(config: RunConfig, stop: Callable[[Any], bool]) -> Trainer:
 
 # --- the engine ---------------------------------------------------------------------------------------
 
+KINDS = {"blended": EVERYTHING, "averaged": AVERAGED}
 
-@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
+
+@pytest.fixture(scope="module", params=KINDS)
+def uninterrupted(request: pytest.FixtureRequest) -> Trainer:
+    """A trainer that has done its 4 epochs of 4 steps."""
+    trainer = make_trainer(make_config(**KINDS[request.param]))
+    run_events(trainer)
+    return trainer
+
+
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 8])
-def test_resumed_after_any_step_equals_uninterrupted(step: int, sections: dict[str, Any]) -> None:
-    """4 steps an epoch: within an epoch, after its last step, and in the epoch after a blend of weights."""
-    config = make_config(**sections)
-    whole = make_trainer(config)
-    run_events(whole)
-    resumed = continued(config, lambda event: isinstance(event, StepEvent) and event.step == step)
+def test_resumed_after_any_step_equals_uninterrupted(uninterrupted: Trainer, step: int) -> None:
+    """Within an epoch, after its last step, and in the epoch after a blend of weights."""
+    whole = uninterrupted
+    resumed = continued(whole.config, lambda event: isinstance(event, StepEvent) and event.step == step)
     assert whole.step == resumed.step == 16
     assert_equal(resumed.state_dict(), whole.state_dict())
     assert_equal(dict(resumed.trained.state_dict()), dict(whole.trained.state_dict()))
 
 
-@pytest.mark.parametrize("sections", [EVERYTHING, AVERAGED], ids=["blended", "averaged"])
-def test_resumed_after_an_epoch_equals_uninterrupted(sections: dict[str, Any]) -> None:
-    config = make_config(**sections)
-    whole = make_trainer(config)
-    run_events(whole)
-    resumed = continued(config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1)
-    assert_equal(resumed.state_dict(), whole.state_dict())
+def test_resumed_after_an_epoch_equals_uninterrupted(uninterrupted: Trainer) -> None:
+    resumed = continued(
+        uninterrupted.config, lambda event: isinstance(event, EpochEvent) and event.epoch == 1
+    )
+    assert_equal(resumed.state_dict(), uninterrupted.state_dict())
 
 
 def test_taking_the_state_changes_nothing() -> None:
@@ -140,7 +145,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(data: Path, *overrides: str) -> RunConfig:
-    return make_config(f"data.root={data}", "runtime.threads=1", *overrides, **EVERYTHING)
+    return make_config(f"data.root={data}", "runtime.threads=1", *overrides, model=QUICK, **EVERYTHING)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +202,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", **AVERAGED)
+    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", model=QUICK, **AVERAGED)
     whole = api.train(config, name="whole", runs=tmp_path)
     with pytest.raises(InterruptedRun):
         api.train(config, name="a", runs=tmp_path, reporter=Interrupts(7))

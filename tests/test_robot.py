@@ -324,6 +324,7 @@ def test_exports_truth_beside_prediction(run: Run) -> None:
         assert getattr(gif, "n_frames", 1) >= 8
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_plots_everything(run: Run, tmp_path: Path) -> None:
     api.validate(run.path, ["eval.samples=3"])
     names = {path.stem for path in api.plot("all", [run.path], out=tmp_path)}

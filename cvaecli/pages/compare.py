@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..evaluations import COMPARABLE
 from ..files import write_bytes
 from . import paired, render
 from .folders import RunFolder, choose_split, find_runs, read_runs
 from .paired import Difference
-from .settings import PROTOCOL, Group, Setting, groups_of, question, short_names
+from .settings import Group, Setting, groups_of, question, short_names
 
 SUFFIXES = (".html", ".md", ".csv")
 
@@ -146,7 +147,7 @@ def measures(group: Group) -> dict[str, str]:
 def protocol_differences(groups: Sequence[Group]) -> str:
     """Why there are several groups; empty if there is only one."""
     known = [group.protocol for group in groups if group.protocol]
-    keys = [*PROTOCOL, "data_fingerprint", "frames"]
+    keys = [*COMPARABLE, "frames"]
     differ = [key for key in keys if len({str(protocol.get(key)) for protocol in known}) > 1]
     if not differ:
         return ""

@@ -10,14 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluations import COMPARABLE
 from .folders import RunFolder
-
-PROTOCOL = (
-    *("split", "samples", "prior", "conditions", "n_past", "n_future", "n_future_min", "n_future_max"),
-    *("frame_size", "psnr", "ssim", "checkpoint"),
-)
-"""Entries of an evaluation's protocol that must agree for numbers to be comparable, as must the data's
-fingerprint and the number of frames. Device, precision and seed may differ."""
 
 NO_SETTING = (
     *("seed", "runtime", "data.root", "eval.batch_size", "eval.chunk", "eval.sample_strips"),
@@ -111,9 +105,7 @@ def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
 
 def _protocol_key(run: RunFolder) -> str:
     protocol = run.protocol
-    return json.dumps(
-        [*(protocol.get(key) for key in PROTOCOL), protocol.get("data_fingerprint"), run.frames]
-    )
+    return json.dumps([*(protocol.get(key) for key in COMPARABLE), run.frames])
 
 
 def _group(runs: list[RunFolder]) -> Group:

@@ -6,27 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..evaluations import read_summary
+from ..evaluations import COMPARABLE, read_summary
 from ..tables import AbsentError
 from .runs import Run
 
-PROTOCOL = (
-    *(
-        "split",
-        "n_past",
-        "n_future",
-        "n_future_min",
-        "n_future_max",
-        "predicted",
-        "samples",
-        "prior",
-        "conditions",
-        "batch_norm",
-        "psnr",
-    ),
-    *("frame_size", "data_fingerprint", "checkpoint"),
-)
-"""What must agree for PSNRs to be comparable. Device, precision, seed and training step may differ."""
+PROTOCOL = (*COMPARABLE, "predicted")
+"""What must agree for PSNRs to be comparable; ``predicted`` is the number of predicted frames."""
 
 
 def best_split(runs: Sequence[Run], file: str = "per_frame.csv") -> str:

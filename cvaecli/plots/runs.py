@@ -176,7 +176,7 @@ def _data(config: dict[str, Any]) -> str:
     if not isinstance(data, dict):
         return ""
     root = data.get("root")
-    return f"data {Path(str(root)).name}" if root else f"built-in {data.get('kind', 'dance')} data"
+    return f"data {Path(str(root)).name}" if root else "built-in data"
 
 
 def _ignore(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from helpers import predicted
+from helpers import SMALL_MODELS, predicted
 from torch import Tensor
 
 from cvaecli import models
@@ -23,10 +23,6 @@ NAMES = config.builtin_names()
 REPORTS = [name for name in NAMES if name.startswith("reports/pose-")]
 SIZE = 8
 WINDOW = 4
-SMALL = {
-    "pose": ["model.frame_dim=8", "model.label_dim=2", "model.z_dim=4", "model.fusion_dim=8"],
-    "svg": ["model.width=4", "model.g_dim=8", "model.z_dim=4", "model.rnn_size=8"],
-}
 ROBOT_SIZE = 16  # the smallest that svg takes
 CPU = Device(torch.device("cpu"), bf16=False)
 
@@ -55,7 +51,7 @@ def small(name: str, *overrides: str) -> RunConfig:
     return config.load(
         name,
         [
-            *SMALL.get(run.model_name, []),
+            *SMALL_MODELS[run.model_name],
             f"data.height={size}",
             f"data.width={size}",
             f"train.window={window}",
@@ -308,7 +304,8 @@ def test_interpolation_moves_back_to_the_start() -> None:
 def test_annealing_moves_with_every_step() -> None:
     betas = {}
     for name in ("cyclical", "monotonic", "none", "pose"):
-        trained = trainer(small(name, "train.epochs=4", "train.steps_per_epoch=4", "eval.every=0"))
+        schedule = ("train.epochs=4", "train.steps_per_epoch=4", "train.window=2", "eval.every=0")
+        trained = trainer(small(name, *schedule))
         betas[name] = [e.beta for e in trained.events() if isinstance(e, StepEvent)]
     assert betas["cyclical"] == [0, 0.5, 1, 1] * 4
     assert betas["monotonic"] == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, *[1] * 8]
