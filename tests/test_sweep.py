@@ -128,7 +128,7 @@ def test_a_range_is_logarithmic_over_a_decade_and_integers_stay_integers(home: P
         (["data.root=a,b"], "data.root: cannot vary within a sweep: runs are compared on the same data"),
         (["data.kind=dance,robot"], "data.kind: cannot vary"),
         (["data.height=8,16"], "data.height: cannot vary"),
-        (["data.n_past=1,2"], "data.n_past: cannot vary within a sweep: it is part of the evaluation protocol"),
+        (["data.n_past=1,2"], "data.n_past: cannot vary within a sweep: it is part of the evaluation"),
         (["eval.samples=1,2"], "eval.samples: cannot vary"),
         (["runtime.threads=1,2"], "runtime.threads: cannot vary within a sweep: it describes the machine"),
         (["seed=0,,1"], "seed=0,,1: has an empty value"),
