@@ -41,7 +41,7 @@ class Result:
         return self
 
     def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
-        """A user's mistake: exit code, nothing on stdout, one line on stderr beside the one that names the data."""
+        """A user's mistake: exit code, nothing on stdout, one line on stderr after the data's."""
         assert self.code == code, (self.code, self.out, self.err)
         assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
         said = [line for line in self.err.splitlines() if not line.startswith("data: ")]
@@ -192,7 +192,7 @@ def test_mistakes_of_validate(here: Path) -> None:
     cvae("validate", "tiny.yaml").wrong("tiny.yaml: damaged, or not a checkpoint")
 
 
-def test_without_any_run_the_message_says_how_to_train_one(
+def test_without_any_run_the_message_names_cvae_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -131,7 +131,7 @@ def test_exif_orientation_is_honoured(dance_set: MakeSet, form: str, orientation
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_exif_data_are_no_fault(dance_set: MakeSet) -> None:
-    """Whatever the bytes, the picture is one of the eight views; an orientation that can be read is applied."""
+    """Whatever the bytes, the picture is one of the eight views; a readable orientation is applied."""
     root = dance_set(form="{}.jpg")
     path = root / "train/train_img/3.jpg"
     upright = images.decode(path)
