@@ -1,4 +1,4 @@
-"""Training, validation and prediction joined: what they leave on the disk, and that they agree."""
+"""Training, validation and prediction together: what they leave on the disk, and that they agree."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_first_frames_of_a_long_prediction_equal_a_short_one(run: Run, tmp_p
     np.testing.assert_array_equal(long[:4], short)
 
 
-def test_the_submission_is_the_courses(run: Run, data: Path, tmp_path: Path) -> None:
+def test_the_submission_has_the_courses_layout(run: Run, data: Path, tmp_path: Path) -> None:
     paths = api.predict(
         run.path, out=tmp_path / "x.npz", sequence="all", submission=tmp_path / "submission.csv"
     )
@@ -197,7 +197,7 @@ def test_videos_predicted_together_are_those_predicted_one_by_one(run: Run, tmp_
         np.testing.assert_array_equal(table[:, 1:], first_samples)
 
 
-def test_noise_does_not_depend_on_the_company(data: Path, run: Run) -> None:
+def test_noise_does_not_depend_on_the_other_videos(data: Path, run: Run) -> None:
     opened = loading.open_run(run.path, [])
     a, b = loading.load_data(opened.config, ("test",), Silent()).splits["test"]
     videos = [prediction.Video(a, 7), prediction.Video(b, 7, 1), prediction.Video(a, 7, 2)]
@@ -206,7 +206,7 @@ def test_noise_does_not_depend_on_the_company(data: Path, run: Run) -> None:
     assert torch.equal(together, torch.cat(alone)) and not torch.equal(alone[0], alone[2])
 
 
-def test_a_submission_alone_predicts_what_is_not_asked_for_as_well(run: Run, tmp_path: Path) -> None:
+def test_a_submission_holds_every_sequence_whichever_is_asked_for(run: Run, tmp_path: Path) -> None:
     paths = api.predict(
         run.path, out=tmp_path / "x.npz", sequence=1, samples=2, submission=tmp_path / "s.csv"
     )
@@ -287,7 +287,7 @@ def test_plot_draws_from_the_files_alone(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_failed_training_says_so_and_keeps_its_last_checkpoint(data: Path, tmp_path: Path) -> None:
-    """The learning rate throws the weights out of every range; the first epoch's loss is still finite."""
+    """The learning rate is so high that the weights overflow; the first epoch's loss is still finite."""
     broken = settings(
         data,
         *("optim.lr=1e30", "train.window=20", "train.batch_size=1", "eval.every=0", "train.epochs=5"),

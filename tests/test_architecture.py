@@ -1,4 +1,4 @@
-"""How the house is built: arrows point one way, and a model is one file."""
+"""The structure of the package: imports point one way, and a model is one file."""
 
 from __future__ import annotations
 

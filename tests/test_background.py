@@ -1,4 +1,4 @@
-"""A consumer in a thread of its own: order, errors in both directions, and nothing left behind."""
+"""A consumer in a thread of its own: order, errors on both sides, and no thread left behind."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def flat(batches: Drawn) -> list[tuple[int, list[int]]]:
 # --- windows ------------------------------------------------------------------------------------------
 
 
-def test_without_shuffle_windows_are_the_courses() -> None:
+def test_without_shuffle_windows_are_those_of_the_course() -> None:
     """Non-overlapping, in order, int(frames * partial) // window of them."""
     one = sampler([103], shuffle=False, batch_size=1, partial=0.7)
     assert one.steps(0) == int(103 * 0.7) // 4 == 18
@@ -167,7 +167,7 @@ def test_fast_epochs_use_the_beginning_only() -> None:
         ([80], {"batch_size": 5, "fast_epochs": 1, "fast_partial": 0.2}, "train.batch_size"),
     ],
 )
-def test_too_few_frames_are_told_by_key(lengths: list[int], train: dict[str, Any], named: str) -> None:
+def test_too_few_frames_name_the_key(lengths: list[int], train: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError) as caught:
         sampler(lengths, **train)
     assert named in str(caught.value)

@@ -32,7 +32,7 @@ FRACTIONS = {"train_fraction_of_peak", "rollout_fraction_of_peak"}
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A config file in an empty folder, its data elsewhere; the peak as if measured."""
+    """A config file and its data; the device's peak is given, not measured."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measure, "measure_peak", lambda device: measure.Peak(20.0, 16.0))
     data = write_set(tmp_path / "set", size=8)

@@ -1,4 +1,4 @@
-"""The cache: when it is used, when it is made again, and what it never does."""
+"""The cache: when it is used, when it is made anew, and that nothing half-written stays."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_clips_are_read_only_maps_of_the_file(dance_set: MakeSet, home: Path) ->
 
 
 @pytest.mark.parametrize("change", ["content", "time", "new", "table", "height", "cuts", "moved"])
-def test_what_matters_makes_it_again(dance_set: MakeSet, decoded: list[str], change: str) -> None:
+def test_another_source_makes_a_new_entry(dance_set: MakeSet, decoded: list[str], change: str) -> None:
     root = dance_set()
     opened(root)
     more: dict[str, object] = (

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, exit codes, and that mistakes are told in one line."""
+"""The command line: what it prints where, exit codes, and one line for a mistake."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Result:
         return self
 
     def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
-        """A user's mistake: exit code, nothing on stdout, one line on stderr beside the data's."""
+        """A user's mistake: exit code, nothing on stdout, one line on stderr after the data's."""
         assert self.code == code, (self.code, self.out, self.err)
         assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
         said = [line for line in self.err.splitlines() if not line.startswith("data: ")]
@@ -50,7 +50,7 @@ class Result:
             assert text in self.err
 
     def usage(self, *told: str) -> None:
-        """A mistake that Typer's own parser tells."""
+        """A mistake that Typer's own parser reports."""
         assert self.code == 2 and self.out == "" and "Usage" in self.err, (self.code, self.out, self.err)
         words = " ".join(self.err.replace("│", " ").split())
         for text in told:
@@ -192,7 +192,9 @@ def test_mistakes_of_validate(here: Path) -> None:
     cvae("validate", "tiny.yaml").wrong("tiny.yaml: damaged, or not a checkpoint")
 
 
-def test_without_any_run_the_way_to_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_run_the_message_names_cvae_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for command in (["validate"], ["predict"], ["export-gif"], ["plot", "psnr"]):
         cvae(*command).wrong("no run with a checkpoint", "cvae train")

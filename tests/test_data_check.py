@@ -1,4 +1,4 @@
-"""Every fault of a data set is told at once: the file, what is wrong, what to do."""
+"""Every fault of a data set is reported at once: the file, what is wrong, what to do."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ def test_the_first_process_may_die_too(data: Path, tmp_path: Path) -> None:
     assert run.info()["status"] == "failed" and checkpoint.load(run.checkpoint_path("last"))["step"] == 5
 
 
-def test_what_one_process_finds_ends_all_and_is_told_once(data: Path, tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_all_and_is_reported_once(data: Path, tmp_path: Path) -> None:
     few = settings(data, "train.batch_size=1")
     leader, other = in_two(Trains(tmp_path), few)
     assert leader[:2] == (2, "UserError") and "train.batch_size: 1 rows" in leader[2]

@@ -41,7 +41,7 @@ def robot_clip(frames: int = 9) -> Clip:
 
 
 def trainer(family: str, forcing: dict[str, Any], **sections: dict[str, Any]) -> Trainer:
-    """With SGD, which does not blow the rounding of a gradient near 0 up as Adam does."""
+    """With SGD: Adam would magnify the rounding errors of gradients near 0."""
     sections["optim"] = {"name": "sgd", "lr": 0.01, "schedule": "constant", **sections.get("optim", {})}
     train = {
         "window": 8,

@@ -132,7 +132,7 @@ def test_a_share_of_the_batch_draws_z_from_the_prior() -> None:
     class Watched(PoseCVAE):
         def step(self, state, x_prev, features, noise, posterior):  # type: ignore[no-untyped-def]
             seen.append((posterior, len(x_prev)))
-            assert ("mu" in features) == posterior, "rows on the prior are told nothing of the target"
+            assert ("mu" in features) == posterior, "rows on the prior see nothing of the target"
             return super().step(state, x_prev, features, noise, posterior)
 
     def terms(share: float) -> dict[str, float]:
@@ -221,7 +221,7 @@ def test_several_given_frames_are_not_predicted() -> None:
 
 
 class _Counting(AddingCVAE):
-    """Counts how it is asked."""
+    """Records the calls of ``unroll``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -569,7 +569,7 @@ def test_a_validation_with_nan_frames_is_never_the_best() -> None:
     assert trainer.best_psnr == epochs[1].row["val/psnr"]
 
 
-def test_max_steps_stops_within_an_epoch_and_schedules_do_not_know() -> None:
+def test_max_steps_stops_within_an_epoch_and_moves_no_schedule() -> None:
     config = make_config(train={"epochs": 3, "batch_size": 1, "max_steps": 6}, kl={"schedule": "monotonic"})
     free = make_config(train={"epochs": 3, "batch_size": 1}, kl={"schedule": "monotonic"})
     trainer, other = make_trainer(config), make_trainer(free)

@@ -31,7 +31,7 @@ def request(*folders: Path, split: str | None = None) -> Request:
 
 
 def make_futures(folder: Path, name: str = "test-0", apart: float = 0.0, seed: int = 0) -> Path:
-    """A run whose samples go apart by so much more with every frame."""
+    """A run whose samples differ by ``apart`` grey levels more with every frame."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(60, 200, (T, H, W, 3))
     ramp = np.arange(1, T - FIRST + 1)[:, None, None, None]

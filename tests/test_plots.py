@@ -469,7 +469,7 @@ def test_log_axis_when_wide_or_asked_for(tmp_path: Path) -> None:
     assert draw("loss", run, log=True).axes[0].get_yscale() == "log"
 
 
-def test_labels_say_what_tells_the_runs_apart(tmp_path: Path) -> None:
+def test_labels_say_how_the_runs_differ(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "x" / "pose-1", "none"), make_run(tmp_path / "y" / "pose-1", "cyclical")
     labels = [run.label for run in make_runs([a, b])]
     assert labels == [f"{a} (no annealing (β = 1))", f"{b} (cyclical β (4 cycles))"]
@@ -624,7 +624,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
         plots.plot("loss", [])
 
 
-def test_epochs_without_validation_is_told(tmp_path: Path) -> None:
+def test_epochs_without_a_validation_are_an_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", epochs=4)
     write_csv(run / "metrics.csv", [{"epoch": 0, "beta": 1, "tfr": 0, "val/psnr": ""}])
     with pytest.raises(UserError, match="no validation PSNR"):

@@ -1,4 +1,4 @@
-"""Training in two goes equals training in one, whatever ended the first."""
+"""An interrupted and resumed training equals an uninterrupted one bit for bit, whatever ended it."""
 
 from __future__ import annotations
 
@@ -210,13 +210,13 @@ def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_p
 
 
 class InterruptsValidation(Silent):
-    """Sends a signal in the middle of a validation; the loop must not wait for its end."""
+    """Sends a signal in the middle of a validation; the training must not wait for its end."""
 
     def __init__(self, number: int) -> None:
         self.left = number
 
     def validating(self, done: int, total: int) -> None:
-        assert self.left > 0, "told on after the signal"
+        assert self.left > 0, "the validation went on after the signal"
         if done * 2 >= total > done:
             self.left -= 1
             if self.left == 0:
@@ -224,9 +224,7 @@ class InterruptsValidation(Silent):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_validation_is_broken_off_and_done_again(
-    data: Path, whole: Run, tmp_path: Path, number: int
-) -> None:
+def test_an_interrupted_validation_is_repeated(data: Path, whole: Run, tmp_path: Path, number: int) -> None:
     """After epochs with and without a blend of weights, and after the last."""
     with pytest.raises(InterruptedRun) as caught:
         api.train(settings(data), name="a", runs=tmp_path, reporter=InterruptsValidation(number))
@@ -242,9 +240,7 @@ def test_saving_within_epochs_changes_nothing(data: Path, whole: Run, tmp_path: 
 
 
 @pytest.mark.parametrize("steps", [10, 13])
-def test_a_stop_that_is_raised_goes_on_bit_for_bit(
-    data: Path, whole: Run, tmp_path: Path, steps: int
-) -> None:
+def test_a_raised_max_steps_goes_on_bit_for_bit(data: Path, whole: Run, tmp_path: Path, steps: int) -> None:
     run = api.train(settings(data, f"train.max_steps={steps}"), name="a", runs=tmp_path)
     assert run.info()["status"] == "finished" and run.info()["steps"] == steps
     api.resume("a", ["train.max_steps=null"], runs=tmp_path)
@@ -321,7 +317,7 @@ class Warnings(Silent):
 
 
 def test_more_epochs_that_move_a_schedule_are_reported_and_recorded(whole: Run, tmp_path: Path) -> None:
-    """Cyclical beta and cosine lr refer to the whole length: at the old end both start anew."""
+    """Cyclical beta and cosine lr refer to the whole length: at the old end both restart."""
     copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
     reporter = Warnings()
     api.resume(copy.path, ["train.epochs=8", "train.max_steps=21"], reporter=reporter)
@@ -371,7 +367,7 @@ def test_another_batch_size_is_another_training(whole: Run, tmp_path: Path) -> N
     assert copy.info()["schedule_changes"][0]["changed"] == {"train.batch_size": [1, 2]}
 
 
-def test_another_protocol_chooses_the_best_anew(data: Path, tmp_path: Path) -> None:
+def test_another_protocol_chooses_a_new_best(data: Path, tmp_path: Path) -> None:
     run = api.train(settings(data, "train.max_steps=5"), name="a", runs=tmp_path)
     last = checkpoint.load(run.checkpoint_path("last"))
     last["trainer"]["best_psnr"] = 99.0  # a score that the new protocol cannot reach

@@ -100,7 +100,7 @@ def test_conditions_are_normalised_by_the_training_split_and_saved(run: Run) -> 
 
 
 def test_normalisation_is_what_the_model_sees() -> None:
-    """Raw numbers with their statistics told are the normalised numbers with none told."""
+    """Raw conditions with the statistics set equal normalised conditions without."""
     torch.manual_seed(0)
     model = SVG(SVGConfig(**MODEL), (7,)).eval()
     mean, std = torch.linspace(-2, 3, 7), torch.linspace(0.5, 4, 7)
@@ -298,7 +298,7 @@ def test_swapping_cuts_to_the_shorter_of_two() -> None:
     assert short.condition[:2].all() and not short.condition[2:].any()
 
 
-def test_models_that_do_not_normalise_are_told_in_vain() -> None:
+def test_models_that_do_not_normalise_ignore_condition_stats() -> None:
     model = AddingCVAE()
     before = model.state_dict()
     model.set_condition_stats(torch.ones(7), torch.ones(7))

@@ -65,7 +65,7 @@ def faults(root: Path) -> list[str]:
 # -- good sets --
 
 
-def test_what_drives_what(robot_set: Make) -> None:
+def test_a_condition_is_the_action_and_position_before_its_frame(robot_set: Make) -> None:
     root = robot_set()
     splits = read(root)
     assert {split: [clip.name for clip in clips] for split, clips in splits.items()} == {
@@ -143,7 +143,7 @@ def test_order_is_that_of_the_numbers() -> None:
     ]
 
 
-def test_train_lends_to_val(robot_set: Make, tmp_path: Path) -> None:
+def test_without_val_some_of_train_is_used(robot_set: Make, tmp_path: Path) -> None:
     root = robot_set()
     (root / "validate").rename(tmp_path / "away")
     data = load(root, kind="robot", height=8, width=8)
@@ -263,7 +263,7 @@ def test_sizes_differ(robot_set: Make) -> None:
     assert report.warnings == ["train: frames of different sizes (8x8: 12, 4x4: 1); all are resized"]
 
 
-def test_what_is_ignored_is_told(robot_set: Make) -> None:
+def test_ignored_files_are_reported(robot_set: Make) -> None:
     root = robot_set()
     (root / "train/notes.txt").write_text("a")
     (root / FIRST / "depth.npy").write_text("a")
@@ -346,7 +346,7 @@ def test_condition_stats_of_the_frames_that_are_used() -> None:
         condition_stats(clips, first_frames([10, 10, 10], 0.04))
 
 
-def test_a_training_is_told_the_statistics_and_frames_of_its_share(robot_set: Make) -> None:
+def test_the_statistics_are_those_of_the_share_trained_on(robot_set: Make) -> None:
     root = robot_set(frames=8)
     raw = {
         "data": {"kind": "robot", "root": str(root), "height": 32, "width": 32, "n_past": 1},
@@ -441,7 +441,7 @@ def test_a_set_read_as_the_other_kind_is_one_fault(robot_set: Make, dance_set: M
             load(root, kind=kind, height=8, width=8)
 
 
-def test_check_on_the_command_line_tells_the_kind_itself(robot_set: Make, dance_set: Make) -> None:
+def test_check_on_the_command_line_finds_the_kind(robot_set: Make, dance_set: Make) -> None:
     robot, dance = robot_set("robot"), dance_set("dance")
     size = ["--height", "8", "--width", "8"]
     told = CliRunner().invoke(app, ["data", "check", str(robot), *size])

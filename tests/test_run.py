@@ -63,7 +63,7 @@ def test_runs_made_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
     assert len({run.path for run in made_runs}) == 24
 
 
-def test_a_name_is_taken_once(tmp_path: Path) -> None:
+def test_a_name_can_be_used_once(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x", "exp1")
     assert run.path == tmp_path / "exp1" and run.name == "exp1"
     with pytest.raises(UserError, match="exists") as caught:
@@ -86,7 +86,7 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "latest"}
 
 
-def test_somebodys_own_latest_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_named_latest_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     made(tmp_path, "a").make_latest()
     assert not (tmp_path / "latest").is_symlink() and (tmp_path / "latest").is_dir()
@@ -176,7 +176,7 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path, cut: int) -> None:
     assert [row["step"] for row in read_rows(path)] == [*whole, "4"]
 
 
-def test_what_is_done_again_is_forgotten(tmp_path: Path) -> None:
+def test_rows_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     run = made(tmp_path, "a")
     run.forget_after(0)
     for number in range(1, 7):
@@ -310,7 +310,7 @@ def test_a_byte_changed_anywhere_is_noticed_or_harmless(tmp_path: Path) -> None:
     assert refused > len(whole) // 23 // 4
 
 
-def test_files_of_others_and_of_the_future_are_told_apart(tmp_path: Path) -> None:
+def test_foreign_and_newer_checkpoints_are_refused(tmp_path: Path) -> None:
     run = made(tmp_path, "a")
     with pytest.raises(UserError, match="newer version"):
         checkpoints.load(saved(run, format=99))

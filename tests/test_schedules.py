@@ -20,70 +20,10 @@ def ratios(forcing: TeacherForcingConfig, epochs: int) -> list[float]:
     return [tfr(forcing, epoch) for epoch in range(epochs)]
 
 
-# --- the reports' beta, epoch by epoch ---------------------------------------------------------------
-
-FALLS_SHORT = [0, 0.04, 0.08, 0.12, 0.16]
-HALVES = [0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18]
-IN_EPOCHS = [0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1]
-BOTH_ENDS = [0.015, 0.5075, 1, 1, 1]
-
-# fmt: off
-REPORT_BETAS = {
-    "pose-scheduled": [
-        0, 0, 0.04, 0.08, 0.12, 0.16, 0, 0.04, 0.08, 0.12,
-        0.16, 0, 0.04, 0.08, 0.12, 0.16, 0, 0.04, 0.08, 0.12,
-        0.16, 0, 0.04, 0.08, 0.12, 0.16, 0, 0.04, 0.08, 0.12,
-        0.16, 0, 0.04, 0.08, 0.12, 0.16, 0, 0.04, 0.08, 0.12,
-        0.16, 0, 0.04, 0.08, 0.12, 0.16, 0, 0.04, 0.08, 0.12,
-    ],
-    "pose-scheduled-5cycles": [0, *HALVES, *HALVES, *HALVES, *HALVES, *HALVES[:9]],
-    "pose-scheduled-monotonic": [0, 0, *[1] * 48],
-    "pose-scheduled-none": [0, *[1] * 49],
-    "pose-floor": IN_EPOCHS * 7,
-    "pose-floor-monotonic": [0, 0.2, 0.4, 0.6, 0.8, *[1] * 65],
-    "pose-floor-none": [0, *[1] * 69],
-    "pose-mixing": [*BOTH_ENDS * 5, 0.015, 0.5075],
-    "pose-mixing-tfr0": [*BOTH_ENDS * 5, 0.015, 0.5075],
-    "pose-mixing-tfr1": [*BOTH_ENDS * 5, 0.015, 0.5075],
-    "pose-mixing-no-interpolation": [*BOTH_ENDS * 5, 0.015, 0.5075],
-    "pose-mixing-monotonic": [
-        0.015, 0.080667, 0.146333, 0.212, 0.277667, 0.343333, 0.409, 0.474667,
-        0.540333, 0.606, 0.671667, 0.737333, 0.803, 0.868667, 0.934333, *[1] * 12,
-    ],
-    "pose-mixing-none": [1] * 27,
-}
-# fmt: on
+# --- beta --------------------------------------------------------------------------------------------
 
 
-def test_every_report_config_has_its_table() -> None:
-    names = {name.removeprefix("reports/") for name in config.builtin_names() if name.startswith("reports/")}
-    # The robot family's are counted in iterations, or long: see test_robot_configs.
-    assert {name for name in names if not name.startswith("robot-")} == set(REPORT_BETAS)
-
-
-@pytest.mark.parametrize("name", REPORT_BETAS)
-def test_report_beta(name: str) -> None:
-    run = config.load(f"reports/{name}")
-    table = REPORT_BETAS[name]
-    assert run.train.epochs == len(table)
-    assert betas(run.kl, run.train.epochs) == pytest.approx(table, abs=5e-7)
-    # It stays for a whole epoch, whatever the number of steps.
-    assert betas(run.kl, run.train.epochs, steps=3)[::3] == betas(run.kl, run.train.epochs, steps=3)[2::3]
-    assert run.kl.weight == 1 and run.kl.reduction == "sum"
-
-
-def test_report_beta_reaches_one_exactly_where_it_should() -> None:
-    for name in ("pose-floor", "pose-floor-monotonic", "pose-mixing", "pose-mixing-monotonic"):
-        run = config.load(f"reports/{name}")
-        assert max(betas(run.kl, run.train.epochs)) == 1.0
-
-
-def test_pose_scheduled_monotonic_at_another_ratio() -> None:
-    run = config.load("reports/pose-scheduled-monotonic", ["kl.values=[0,0,0.5,1]"])
-    assert betas(run.kl, 6) == [0, 0, 0.5, 1, 1, 1]
-
-
-def test_robot_annealed_per_iteration() -> None:
+def test_the_ramp_rises_with_every_step() -> None:
     # 0 upward by 1 / (period * ratio), period = all iterations / cycles: here 12 / 2 = 6, 6 * 0.5 = 3.
     cyclical = KLConfig(schedule="cyclical", cycles=2, ratio=0.5, unit="step")
     third = 1 / 3
@@ -96,7 +36,7 @@ def test_robot_annealed_per_iteration() -> None:
     assert betas(monotonic, 3, 4) == pytest.approx(expected)
 
 
-def test_robot_tf1_per_epoch() -> None:
+def test_the_ramp_rises_with_every_epoch() -> None:
     # min(k * step, 1), step = 1 / ((epochs // cycles) * ratio), k = epoch mod (epochs // cycles):
     # 11 epochs, 2 cycles: 5 epochs a cycle, ratio 0.8: a quarter an epoch, and an odd epoch at the end.
     cyclical = KLConfig(schedule="cyclical", period=5, ratio=0.8, unit="epoch")
@@ -106,9 +46,6 @@ def test_robot_tf1_per_epoch() -> None:
     # A beta_min is added to the ramp, which then arrives early.
     listed = KLConfig(schedule="values", values=[0.1, 0.35, 0.6, 0.85, 1], repeat_from=0)
     assert betas(listed, 7) == [0.1, 0.35, 0.6, 0.85, 1, 0.1, 0.35]
-
-
-# --- beta --------------------------------------------------------------------------------------------
 
 
 def test_none_is_constant() -> None:
@@ -186,37 +123,6 @@ def test_lists_hold_or_repeat() -> None:
 
 
 # --- teacher-forcing ratio ---------------------------------------------------------------------------
-
-
-def test_pose_scheduled_ratio() -> None:
-    forcing = config.load("reports/pose-scheduled").teacher_forcing
-    assert forcing is not None
-    falling = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-    assert ratios(forcing, 50) == [*[1.0] * 10, *falling, *[0.0] * 31]
-
-
-def test_pose_floor_ratio() -> None:
-    forcing = config.load("reports/pose-floor").teacher_forcing
-    assert forcing is not None
-    stairs = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
-    assert ratios(forcing, 80) == [ratio for ratio in stairs for _ in range(10)]
-    assert ratios(forcing, 100)[80:] == [0.3] * 20, "the floor"
-
-
-FALLING = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-
-
-@pytest.mark.parametrize(
-    ("name", "table"),
-    [
-        ("", [*[0.5] * 10, *FALLING[5:], *[0.0] * 13]),
-        ("-tfr0", [0.0] * 27),
-        ("-tfr1", [*[1.0] * 10, *FALLING, *[0.0] * 8]),
-    ],
-)
-def test_pose_mixing_ratio(name: str, table: list[float]) -> None:
-    forcing = config.load(f"reports/pose-mixing{name}").teacher_forcing
-    assert forcing is not None and ratios(forcing, 27) == table
 
 
 def test_epoch_0_has_the_start_ratio() -> None:

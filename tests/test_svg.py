@@ -225,7 +225,7 @@ def test_learned_prior_at_zero_is_the_fixed_one() -> None:
 
 
 @torch.no_grad()
-def test_posterior_rests_where_there_is_no_target() -> None:
+def test_the_posteriors_state_stays_without_a_target() -> None:
     model = build()
     frames, condition, noise = clip(model)
     start: SVGState = model.start(frames[:, :P], condition[:, :P])
@@ -334,7 +334,7 @@ def test_a_levels_z_is_the_posteriors_where_there_is_a_target() -> None:
 
 
 @torch.no_grad()
-def test_every_level_has_a_say_in_the_kl() -> None:
+def test_every_level_counts_in_the_kl() -> None:
     for prior in ("learned", "fixed"):
         model = build(levels=[3, 2], prior=prior)
         step = forced(model, clip(model))

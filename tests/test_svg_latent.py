@@ -1,4 +1,4 @@
-"""What makes the SVG model's latent heard: its start, and its way past the narrow vector g."""
+"""What gives the SVG model's latent an effect: its start, and its way past the narrow vector g."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def signal(model: SVG) -> float:
     return float((q.mu.flatten(0, 1).std(0) / (0.5 * q.logvar).exp().flatten(0, 1).mean(0)).mean())
 
 
-def test_a_scaled_start_lets_the_posterior_be_heard() -> None:
+def test_a_scaled_start_makes_posterior_means_differ() -> None:
     original, scaled = build(), build(init="scaled")
     assert signal(original) < 0.01 and signal(scaled) > 1
     assert (scaled.posterior.logvar_net.bias == START_LOGVAR).all() and (
@@ -89,7 +89,7 @@ def test_z_scales_and_shifts_channels_only_where_asked() -> None:
 
 
 @torch.no_grad()
-def test_a_slope_tells_places_apart() -> None:
+def test_a_slope_depends_on_the_place() -> None:
     """On features that are the same everywhere a plain shift stays so, and a sloping one does not."""
     layer = Layer(torch.nn.Conv2d(1, 2, 1), 2, "group", condition_dim=1)
     for p in layer.parameters():

@@ -61,7 +61,7 @@ def work(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def start(*arguments: str, trials: int | None = None, name: str = "s") -> Queue:
-    """A sweep's folder with all cells queued, and nobody at work."""
+    """A sweep's folder with all cells queued, and no worker."""
     plan = Plan.of("tiny.yaml", arguments, trials)
     joined = sweeping._join(Path("runs") / name, plan, None, 120)
     joined.refresh()
@@ -92,7 +92,7 @@ def test_a_grid_has_a_cell_for_each_combination(home: Path) -> None:
     assert (config.kl.schedule, config.seed, config.train.epochs) == ("none", 1, 3)
 
 
-def test_names_are_safe_and_tell_apart(home: Path) -> None:
+def test_names_are_safe_and_distinct(home: Path) -> None:
     def names(*arguments: str) -> list[str]:
         return [cell.name for cell in Plan.of("tiny.yaml", arguments).cells]
 
@@ -149,9 +149,7 @@ def test_a_range_is_logarithmic_over_a_decade_and_integers_stay_integers(home: P
         (["seed=0,1", "data.root=nowhere"], "nowhere"),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_in_one_line_and_leaves_nothing(
-    home: Path, arguments: list[str], told: str
-) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(home: Path, arguments: list[str], told: str) -> None:
     cvae("sweep", "-q", "--config", "tiny.yaml", *arguments).wrong(told)
     assert not list(Path("runs").glob("*"))
 
@@ -269,7 +267,7 @@ def test_a_worker_on_another_machine_is_dead_after_its_silence(
     assert states(cells) == ["waiting", "waiting"]
 
 
-def test_a_worker_shows_that_it_lives(tmp_path: Path) -> None:
+def test_a_worker_renews_its_heartbeat(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     with queue._beating(beat, 0.05):
         first = beat.stat().st_mtime_ns
@@ -297,7 +295,7 @@ def test_a_cell_that_kills_its_process_again_and_again_has_failed(home: Path) ->
     assert states(cells)[0] == "waiting"
 
 
-def test_a_damaged_or_locked_storage_is_told_and_the_runs_are_kept(
+def test_a_damaged_or_locked_storage_is_reported_and_the_runs_are_kept(
     work: Callable[..., int], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start("seed=0,1")

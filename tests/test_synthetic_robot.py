@@ -154,7 +154,7 @@ def test_a_straying_arm_is_beside_where_it_is_sent() -> None:
     assert not np.allclose(one.places[:, -1], sent.places[:, -1]), "what it pushes goes elsewhere"
 
 
-def test_a_straying_arm_is_seen_where_it_is_and_told_where_it_was_sent() -> None:
+def test_straying_changes_the_frames_and_not_the_conditions() -> None:
     sent, strayed = (synthetic.generate(32, 32, train=1, val=1, test=4, stray=s)["test"] for s in (0, 0.1))
     for a, b in zip(sent, strayed, strict=True):
         assert (a.condition == b.condition).all()

@@ -68,7 +68,7 @@ def faults(root: Path, raw: bytes) -> list[str]:
 
 
 def slow_crc(data: bytes) -> int:
-    """Bit by bit, as RFC 3720 has it."""
+    """Bit by bit, as RFC 3720 defines it."""
     state = 0xFFFFFFFF
     for byte in data:
         state ^= byte
@@ -290,7 +290,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     assert report.summary[1].startswith("test: ranges of the condition: dx ")
 
 
-def test_names_that_promise_more(tmp_path: Path) -> None:
+def test_a_file_with_fewer_trajectories_than_its_name_says_is_reported(tmp_path: Path) -> None:
     put(tmp_path, GOOD, name="traj_0_to_255.tfrecords")
     report = check(tmp_path, kind="robot", height=SIDE, width=SIDE)
     assert any("holds 1 of the 256 trajectories" in line for line in report.warnings)
@@ -487,7 +487,7 @@ def test_fuzz_any_bytes(raw: bytes) -> None:
 )
 @QUIET
 def test_fuzz_messages_behind_good_checksums(changes: list[tuple[int, int]], cut: int) -> None:
-    """Whoever writes such a file means it: it is read as it says, or refused, but nothing else happens."""
+    """A well-formed file with odd content is read as it says, or refused; nothing else happens."""
     payload = bytearray(WHOLE[12 : len(WHOLE) - 4 - cut])
     for at, value in changes:
         if at - 12 < len(payload):

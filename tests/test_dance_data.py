@@ -76,7 +76,7 @@ def test_sizes_may_differ(dance_set: MakeSet) -> None:
     assert any("different sizes (12x10: 7, 24x20: 1)" in line for line in data.warnings)
 
 
-def test_other_proportions_are_told(dance_set: MakeSet) -> None:
+def test_other_proportions_are_reported(dance_set: MakeSet) -> None:
     assert opened(dance_set(test=1), height=10, width=24).warnings == [
         "train, val, test/0: frames are 12x10 (width x height) and are stretched to 24x10; "
         "set data.width and data.height to the same proportions to avoid that"
@@ -105,7 +105,7 @@ def test_transparent_is_laid_on_white(dance_set: MakeSet) -> None:
 
 
 def save_turned(picture: Image.Image, path: Path, orientation: int) -> None:
-    """Stores the picture as a camera held otherwise does: other pixels, and how to turn them back in EXIF."""
+    """Stores the picture as a rotated camera does: other pixels, and how to turn them back in EXIF."""
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that EXIF's values call for
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -131,7 +131,7 @@ def test_exif_orientation_is_honoured(dance_set: MakeSet, form: str, orientation
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_exif_data_are_no_fault(dance_set: MakeSet) -> None:
-    """Whatever the bytes, the picture is one of the eight views; an orientation that is legible counts."""
+    """Whatever the bytes, the picture is one of the eight views; a readable orientation is applied."""
     root = dance_set(form="{}.jpg")
     path = root / "train/train_img/3.jpg"
     upright = images.decode(path)

@@ -1,6 +1,6 @@
 """Is this the course architecture? Weights by formula, numbers from the published code.
 
-Run as a script (``python tests/test_parity.py``) this records ``golden/pose.json`` anew.
+Run as a script (``python tests/test_pose_parity.py``) this records ``golden/pose.json`` anew.
 """
 
 from __future__ import annotations

@@ -45,6 +45,13 @@ def test_the_schema_has_the_declared_defaults(name: str) -> None:
     assert (data.height, data.width) == (kind.height, kind.width)
     assert (data.n_past, data.n_future) == (kind.n_past, kind.n_future)
     assert DataConfig.model_validate({"kind": name, "n_past": 3}).n_past == 3
+    assert DataConfig.model_validate(data.model_dump()) == data
+
+
+def test_a_key_that_is_given_is_not_defaulted() -> None:
+    data = DataConfig.model_validate({"kind": "robot", "height": 32, "n_future": None})
+    assert (data.height, data.width, data.n_future) == (32, KINDS["robot"].width, None)
+    assert DataConfig.model_validate(data.model_dump()) == data
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
@@ -175,7 +182,7 @@ def test_a_new_kind_is_one_class_and_one_entry(tmp_path: Path) -> None:
 
 
 def test_another_version_of_a_reader_converts_again(dance_set: MakeSet, tmp_path: Path) -> None:
-    """Whether a reader, or the decoder that all of them share: what an older one left is not used."""
+    """A change in a reader, or in the decoder that all readers share, makes older cache entries unused."""
     root = dance_set(size=(24, 20), label_size=(24, 20))
     code = (
         "from pathlib import Path\nfrom cvaecli.data import load\n"

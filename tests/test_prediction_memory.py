@@ -1,15 +1,13 @@
-"""Predictions of any length in the same memory."""
+"""Predictions of any length need the same memory."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, make_config, write_set
+from helpers import CPU, make_config
 
 from cvaecli import media
 from cvaecli.api.prediction import Video, predicted
@@ -91,27 +89,3 @@ def test_conditions_are_read_when_they_are_needed(model: ReferenceCVAE, tmp_path
     for k in range(1, 4):
         next(pieces)
         assert watched.asked == 1 + 64 * k
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the scripts measure memory in /proc")
-def test_the_benchmark_of_long_rollouts_runs(tmp_path: Path) -> None:
-    sizes = ["data.height=16", "data.width=16", "data.cuts=none", f"data.root={write_set(tmp_path, size=16)}"]
-    model = ["model.widths=[16,16]", "model.encoder_blocks=[0,1]", "model.decoder_blocks=[0]"]
-    told = _run("long_rollout.py", "--frames", "2,70", "--config", "reference", *sizes, *model)
-    head, *rows = [line.split() for line in told.splitlines()]
-    assert head[:2] == ["frames", "RssAnon"] and [row[0] for row in rows] == ["2", "70"]
-    assert all(float(row[1]) > 0 for row in rows)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the scripts measure memory in /proc")
-def test_the_benchmark_of_tfrecord_conversion_runs(tmp_path: Path) -> None:
-    told = _run("tfrecord_conversion.py", "--gb", "0.003", "--folder", str(tmp_path))
-    assert "train: 4 trajectories, 120 frames" in told and "RssAnon: " in told
-    assert list(tmp_path.iterdir()) == []
-
-
-def _run(script: str, *arguments: str) -> str:
-    path = Path(__file__).parents[1] / "benchmarks" / script
-    done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
