@@ -145,7 +145,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(data: Path, *overrides: str) -> RunConfig:
-    return make_config(f"data.root={data}", "runtime.threads=1", *overrides, model=QUICK, **EVERYTHING)
+    fixed = (f"data.root={data}", "runtime.threads=1", "train.steps_per_epoch=5")
+    return make_config(*fixed, *overrides, model=QUICK, **EVERYTHING)
 
 
 @pytest.fixture(scope="module")
