@@ -109,11 +109,11 @@ def small(line: str, sets: dict[str, Path]) -> list[str]:
         name = words[words.index("--config") + 1]
         kind = config.load(name).data.kind
         if words[0] in ("train", "bench", "sweep"):
-            words += [*small_overrides(name), *FEW, "data.root=DIR"]
+            words += [*small_overrides(name), *FEW, *([] if "data.root=DIR" in words else ["data.root=DIR"])]
     if "--frames" in words:
         words[words.index("--frames") + 1] = "3"
     words += {"sweep": ["--dry-run"], "bench": ["--steps", "1", "--frames", "2"]}.get(words[0], [])
-    return [word.replace("DIR", str(sets[kind])) for word in words]
+    return [word.replace("DIR", str(sets[kind])).replace("RUN/", "runs/latest/") for word in words]
 
 
 @pytest.mark.usefixtures("coarse_figures")
@@ -127,6 +127,8 @@ def test_the_commands_of_a_page_run_in_their_order(
         run(*small("cvae train --config quickstart --name mine", sets))
     for line in COMMANDS[page]:
         if not any(word in line for word in NEEDS_A_CLUSTER):
+            if "train.init=RUN" in line:  # the run that this one starts from
+                run(*small(re.sub(r"train\.init=\S+", "", line), sets))
             words = small(line, sets)
             run(*words)
             folder = Path("runs", words[words.index("--name") + 1]) if "--name" in words else None
