@@ -144,9 +144,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("data") / "set")
 
 
+CONSECUTIVE = ("runtime.threads=1", "train.sampling=windows")
+"""Windows of consecutive frames, of which an epoch has 5 batches here."""
+
+
 def settings(data: Path, *overrides: str) -> RunConfig:
-    fixed = (f"data.root={data}", "runtime.threads=1", "train.steps_per_epoch=5")
-    return make_config(*fixed, *overrides, model=QUICK, **EVERYTHING)
+    return make_config(*CONSECUTIVE, f"data.root={data}", *overrides, model=QUICK, **EVERYTHING)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +206,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    config = make_config(f"data.root={data}", "runtime.threads=1", "train.epochs=2", model=QUICK, **AVERAGED)
+    config = make_config(*CONSECUTIVE, f"data.root={data}", "train.epochs=2", model=QUICK, **AVERAGED)
     whole = api.train(config, name="whole", runs=tmp_path)
     with pytest.raises(InterruptedRun):
         api.train(config, name="a", runs=tmp_path, reporter=Interrupts(7))

@@ -293,7 +293,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
 def test_a_file_with_fewer_trajectories_than_its_name_says_is_reported(tmp_path: Path) -> None:
     put(tmp_path, GOOD, name="traj_0_to_255.tfrecords")
     report = check(tmp_path, kind="robot", height=SIDE, width=SIDE)
-    assert any("holds 1 of the 256 trajectories" in line for line in report.warnings)
+    assert any("holds 1 trajectories, but its name says 256" in line for line in report.warnings)
 
 
 def test_resized(tmp_path: Path) -> None:
