@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_parity import fill, sums
+from test_pose_parity import fill, sums
 from torch import Tensor
 
 from cvaecli.models.base import Gaussian
