@@ -62,8 +62,6 @@ def resume(
         data, trainer = prepared(config, reporter, world, saved)
         world.once(lambda: _note_resumption(home, trainer, reporter))
         world.once(lambda: _record_changes(home, before, trainer, data, reporter))
-        if scoring_changes(before, config):
-            trainer.best_psnr = None
         return fit(home, trainer, data, reporter)
 
 
