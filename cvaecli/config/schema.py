@@ -236,6 +236,9 @@ class TeacherForcingConfig(Section):
     """Stop gradients at the fed-back prediction: never, always, or only in steps that are not forced."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of normal noise added to the fed-back frame, in units of the data range 1."""
+    rollout_starts: Fraction = 0.0
+    """Share of windows whose first step is fed, instead of a true frame, the frame before from a free rollout
+    of the training clips. The rollouts are made anew before each epoch but the first."""
 
     @field_validator("detach", mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +23,32 @@ RESIDENT_SHARE = 0.25
 
 
 class Batch(NamedTuple):
-    """``frames [B, T, C, H, W]`` in [0, 1]; ``condition [B, T, ...]`` (label images in [0, 1])."""
+    """Rows of training frames.
+
+    Attributes:
+        frames: ``[B, T, C, H, W]`` in [0, 1].
+        condition: ``[B, T, ...]``; label images are in [0, 1].
+        first_input: what the first predicted step is fed, ``[B, C, H, W]``; None: the last given frame.
+    """
 
     frames: Tensor
     condition: Tensor
+    first_input: Tensor | None = None
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the rows."""
+        first_input = None if self.first_input is None else self.first_input[rows]
+        return Batch(self.frames[rows], self.condition[rows], first_input)
 
 
 def to_float(values: Tensor) -> Tensor:
     """Pictures as bytes become [0, 1]; vectors stay as they are."""
     return values.float().div_(255.0) if values.dtype == torch.uint8 else values.float()
+
+
+FirstInput = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""From clips ``[B]``, frame numbers ``[B, T]``, frames ``[B, T, C, H, W]`` and the step in the epoch to
+``Batch.first_input``."""
 
 
 class Frames:
@@ -208,17 +225,30 @@ def batches(
     epoch: int,
     first: int = 0,
     rows: Sequence[int] | None = None,
+    first_input: FirstInput | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch from number ``first`` on, gathered and augmented.
 
     Args:
         rows: only these rows of every batch; all when unset. The rows themselves are the same.
+        first_input: the function that chooses ``Batch.first_input``, before augmentation.
     """
     mine = slice(None) if rows is None else rows
-    chosen = ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
-    for step, batch in enumerate(frames.batches(chosen), start=first):
+
+    def places() -> Iterator[tuple[Tensor, Tensor]]:
+        return ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
+
+    together = zip(frames.batches(places()), places(), strict=True)
+    for step, (batch, place) in enumerate(together, start=first):
+        pictures = batch.frames
+        if first_input is not None:
+            pictures = torch.cat((pictures, first_input(*place, pictures, step)[:, None]), 1)
         generator = stream(seed, "augment", epoch, step)
-        yield Batch(*augment(*batch, train.augment, generator, rows, train.batch_size))
+        changed = augment(pictures, batch.condition, train.augment, generator, rows, train.batch_size)
+        if first_input is None:
+            yield Batch(*changed)
+        else:
+            yield Batch(changed[0][:, :-1], changed[1], changed[0][:, -1])
 
 
 # --- augmentation -------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from .evaluate import Evaluation, Progress, clips_of_process, evaluate, gathered
 from .graph import Replayed
 from .loss import Loss, NotFiniteError, Part, TermRecord, kl_factor, kl_scale
 from .optimizer import clip_gradients, load_state, make_optimizer, set_lr
+from .rollout_starts import RolloutStarts
 from .split import Split
 from .teacher_forcing import forced
 
@@ -108,6 +109,7 @@ class Trainer:
             config.data.n_past,
         )
         self.frames = Frames(train, device)
+        self._starts = RolloutStarts(train, config, device)
         self.step = self.epoch = self.step_in_epoch = 0
         self.best_psnr: float | None = None
         self.stop_requested: Callable[[], int] = lambda: 0
@@ -179,6 +181,9 @@ class Trainer:
             self.interrupted = stop
 
     def _epoch_steps(self) -> Iterator[StepEvent]:
+        self._renew_starts()
+        if self.interrupted:
+            return
         self.model.train()
         steps, log_every = self.sampler.steps(self.epoch), self.config.train.log_every
         last_report, clock = self.step, time.perf_counter()
@@ -218,9 +223,27 @@ class Trainer:
         """This process's rows of the batches that are left in the epoch."""
         config = self.config
         rows = self._split.mine.all if self.world.size > 1 else None
+        first_input = functools.partial(self._starts.first_input, epoch=self.epoch, rows=rows)
         return batches(
-            self.frames, self.sampler, config.train, config.seed, self.epoch, self.step_in_epoch, rows
+            self.frames,
+            self.sampler,
+            config.train,
+            config.seed,
+            self.epoch,
+            self.step_in_epoch,
+            rows,
+            first_input if self._starts.wanted else None,
         )
+
+    def _renew_starts(self) -> None:
+        """Roll out the training clips anew at the start of an epoch, if windows start from such rollouts."""
+        if not self._starts.wanted or self.epoch == 0 or self.step_in_epoch:
+            return
+        began = time.perf_counter()
+        with contextlib.suppress(_InterruptedError):
+            self._starts.renew(self.trained, self.epoch, self._check_stop)
+        self.interrupted = int(self.world.greatest(self.stop_requested())[0])
+        self._agreement.spend(time.perf_counter() - began)
 
     def _scheduled(self, step: int) -> Scheduled:
         return Scheduled.at(self.config, step, self.epoch, self.total_steps)
@@ -297,6 +320,9 @@ class Trainer:
     def _validating(self, done: int, total: int) -> None:
         if self.on_validation is not None:
             self.on_validation(done, total)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
         if self.stop_requested():
             raise _InterruptedError
 
@@ -375,6 +401,7 @@ class Trainer:
             "blended": self._interpolated,
             "optimizer": self.optimizer.state_dict(),
             "weights": self.model.state_dict(),
+            **(self._starts.state_dict() if self.step_in_epoch else {}),
         }
         if self.config.train.interpolate_every:
             state["initial"] = self.initial
@@ -394,10 +421,11 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self._agreement.restart(self.step, state["seconds"])
         self._forced_sum, self._interpolated = state["forced_sum"], state["blended"]
+        self._starts.load_state_dict(state)
         # A PSNR of another protocol is not comparable: the next validation becomes the best so far.
         self.best_psnr = state["best_psnr"] if state["protocol"] == self._protocol() else None
         self.initial = state.get("initial", self.initial)
 
 
 class _InterruptedError(Exception):
-    """Ends a validation that ``Trainer.stop_requested`` stopped."""
+    """Ends a validation or a rollout that ``Trainer.stop_requested`` stopped."""

@@ -108,7 +108,7 @@ class Loss(nn.Module):
         rows, local = split.part(n), split.local_part(n)
 
         def part(where: range, numbers: range, count: int, purpose: str, posterior_rows: int) -> Part:
-            cut = Batch(*(values[where.start : where.stop] for values in batch))
+            cut = batch.rows(slice(where.start, where.stop))
             generator = stream(self._config.seed, purpose, step, device=self._device.torch)
             noise = draw_noise(self.model, cut.frames, feed, generator, numbers, count)
             return Part(cut, noise, posterior_rows)
@@ -130,14 +130,19 @@ class Loss(nn.Module):
 
 def _concatenated(first: Part, second: Part) -> Part:
     """One part with the rows of both."""
-    batch = Batch(*(torch.cat(values) for values in zip(first.batch, second.batch, strict=True)))
+
+    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else torch.cat((a, b))
+
+    a, b = first.batch, second.batch
+    batch = Batch(
+        torch.cat((a.frames, b.frames)),
+        torch.cat((a.condition, b.condition)),
+        join(a.first_input, b.first_input),
+    )
     one, two = first.noise, second.noise
     z = [torch.cat(levels) for levels in zip(one.z, two.z, strict=True)]
-    feedback = [
-        None if a is None or b is None else torch.cat((a, b))
-        for a, b in zip(one.feedback, two.feedback, strict=True)
-    ]
-    return Part(batch, DrawnNoise(z, feedback), first.posterior_rows)
+    return Part(batch, DrawnNoise(z, list(map(join, one.feedback, two.feedback))), first.posterior_rows)
 
 
 # --- the weight of the KL term ------------------------------------------------------------------------

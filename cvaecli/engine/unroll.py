@@ -81,7 +81,8 @@ def unroll(
     if given is not None and not posterior:
         # Prior rows have no KL term, so they have none for the steps between past frames either.
         parts = [given._replace(q=())]
-    together, x, K = feed.all_known(model), frames[:, P - 1], len(feed.forced)
+    together, K = feed.all_known(model) and batch.first_input is None, len(feed.forced)
+    x = frames[:, P - 1] if batch.first_input is None else batch.first_input
     for first in range(0, K, kept_steps or K):
         these = slice(first, min(first + (kept_steps or K), K))
         some, some_noise = slice_time(features, these), [n[:, these] for n in noise]

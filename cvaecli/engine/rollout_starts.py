@@ -1,0 +1,132 @@
+"""Training windows that start from the model's own rollouts, so that they meet the errors of a late step.
+
+A window of a few frames, begun from a true frame, never shows the model what hundreds of its own predictions
+have made of a picture. Related: DAgger (Ross et al. 2011), Data as Demonstrator (Venkatraman et al. 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.schema import RunConfig
+from ..data.clip import Clip
+from ..metrics import shown
+from ..models.base import VideoCVAE
+from ..seeding import stream
+from .batches import to_float
+from .device import Device
+from .evaluate import neighbours
+from .rollout import prior_noise, rollout
+
+LENGTH = 630
+"""Most frames of one rollout. Longer clips have several, each from its own true frames."""
+
+
+class RolloutStarts:
+    """Free rollouts of the training clips, and which rows of a batch start from them.
+
+    Args:
+        clips: the training clips.
+        config: ``teacher_forcing.rollout_starts`` is the share of rows.
+    """
+
+    def __init__(self, clips: Sequence[Clip], config: RunConfig, device: Device) -> None:
+        self._config, self._device, self._n_past = config, device, config.data.n_past
+        self._share = config.teacher_forcing.rollout_starts if config.teacher_forcing else 0.0
+        self._segments = [segment(clip, at) for clip in clips for at in range(0, clip.n_frames, LENGTH)]
+        self._first = torch.tensor([0, *np.cumsum([clip.n_frames for clip in clips])])
+        self._frames: Tensor | None = None  # uint8 [N, C, H, W], all clips one after the other
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any row ever starts from a rollout."""
+        return self._share > 0
+
+    def renew(self, model: VideoCVAE, epoch: int, between: Callable[[], None]) -> None:
+        """Predict all training clips, each from its first frames, with new noise in every epoch.
+
+        Args:
+            between: called between pieces; what it raises ends the rollouts and leaves the old ones.
+        """
+        was_training = model.training
+        model = self._device.for_inference(model.eval())
+        made: list[Tensor] = []
+        for group in neighbours(self._segments, lambda clip: clip.n_frames, self._config.eval.batch_size):
+            made += self._predicted(model, group, epoch, between)
+        model.train(was_training)
+        self._frames = torch.cat(made)
+
+    def _predicted(
+        self, model: VideoCVAE, group: Sequence[Clip], epoch: int, between: Callable[[], None]
+    ) -> list[Tensor]:
+        """A rollout of each clip of a group, uint8 ``[T, C, H, W]``: the given frames, then predictions."""
+        frames, condition = (
+            torch.from_numpy(np.stack(arrays)).to(self._device.torch)
+            for arrays in ([c.frames for c in group], [c.condition for c in group])
+        )
+        P, T = self._n_past, frames.shape[1]
+        noise = prior_noise(
+            model,
+            [clip.name for clip in group],
+            (frames.shape[-2], frames.shape[-1]),
+            prior="sample",
+            seed=self._config.seed,
+            n_past=P,
+            sample=epoch,
+        )
+        chunk, parts = self._config.eval.chunk, [frames[:, :P].cpu()]
+        pieces = (to_float(condition[:, k : min(k + chunk, T)]) for k in range(P, T, chunk))
+        past = to_float(frames[:, :P]), to_float(condition[:, :P])
+        for piece in rollout(model, *past, pieces, noise, self._device):
+            parts.append((shown(piece) * 255).round().byte().cpu())
+            between()
+        return list(torch.cat(parts, 1))
+
+    def first_input(
+        self,
+        clip: Tensor,
+        frame: Tensor,
+        frames: Tensor,
+        step: int,
+        *,
+        epoch: int,
+        rows: Sequence[int] | None = None,
+    ) -> Tensor:
+        """What the first predicted step of each row is fed.
+
+        Args:
+            clip, frame: the rows' clips ``[B]`` and frame numbers ``[B, T]``.
+            frames: their true frames ``[B, T, C, H, W]``.
+            rows: the rows' numbers in the batch if they are not the whole batch.
+
+        Returns:
+            ``[B, C, H, W]``: the last given frame or, in a share of the rows, the rollout's frame before the
+            first predicted one.
+        """
+        true = frames[:, self._n_past - 1]
+        if self._frames is None:
+            return true
+        generator = stream(self._config.seed, "rollout starts", epoch, step)
+        coins = torch.rand(self._config.train.batch_size, generator=generator)
+        chosen = (coins if rows is None else coins[list(rows)]) < self._share
+        before = self._first[clip] + (frame[:, self._n_past] - 1).clamp(min=0)
+        own = to_float(self._frames[before].to(true.device, non_blocking=True))
+        return torch.where(chosen.to(true.device)[:, None, None, None], own, true)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The rollouts in use, if there are any."""
+        return {} if self._frames is None else {"rollouts": self._frames}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict()``."""
+        self._frames = state.get("rollouts")
+
+
+def segment(clip: Clip, first: int) -> Clip:
+    """The part of a clip that a rollout from frame ``first`` covers."""
+    last = min(first + LENGTH, clip.n_frames)
+    return Clip(f"{clip.name} from {first}", clip.frames[first:last], clip.condition[first:last])
