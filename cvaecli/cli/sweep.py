@@ -154,13 +154,16 @@ def _show(console: Terminal, outcome: dict[str, Any]) -> None:
     rows = [
         [
             cell["run"].rpartition("/")[2] if cell["run"] else cell["cell"],
-            "" if cell["state"] == "finished" else cell["state"],
             _dB(cell["psnr"]),
             _dB(cell["psnr_one_step"]),
+            cell["state"],
         ]
         for cell in ended
     ]
-    console.table(f"{folder}: PSNR on val", ["run", "", "rollout dB", "one step dB"], rows)
+    columns = ["run", "rollout dB", "one step dB", "state"]
+    if all(cell["state"] == "finished" for cell in ended):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    console.table(f"{folder}: PSNR on val", columns, rows)
     for cell in cells:
         if cell["state"] == "failed":
             console.error(f"{cell['cell']}: {cell['error']}")
