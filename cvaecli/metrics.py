@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+INK_DISTANCE = 5
+"""Pixels from a label's ink that count as near it: at 64x32 about half of a person's width."""
 
 
 def shown(x_hat: Tensor) -> Tensor:
@@ -19,6 +23,28 @@ def not_finite(x_hat: Tensor) -> Tensor:
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
     """Mean squared error over C, H, W of predictions as ``shown``: ``[B, T, C, H, W] -> [B, T]``."""
     return (shown(x_hat) - x.float()).square().mean((-3, -2, -1))
+
+
+def near_ink(label: Tensor, distance: int = INK_DISTANCE) -> Tensor:
+    """Which pixels are near something drawn: ``[..., C, H, W] -> [..., 1, H, W]``, boolean.
+
+    Ink is what differs by more than a tenth of the data range from the background, the picture's median
+    colour.
+
+    Args:
+        label: label images in [0, 1].
+        distance: in pixels, along either axis.
+    """
+    background = label.flatten(-2).median(-1).values[..., None, None]
+    ink = ((label - background).abs() > 0.1).any(-3, keepdim=True)
+    size = 2 * distance + 1
+    near = F.max_pool2d(ink.flatten(0, -4).float(), size, stride=1, padding=distance)
+    return near.bool().reshape(ink.shape)
+
+
+def mse_within(x_hat: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    """The part of ``mse`` that pixels ``where [B, T, 1, H, W]`` contribute: ``[B, T]``."""
+    return ((shown(x_hat) - x.float()).square() * where).mean((-3, -2, -1))
 
 
 def psnr_from_mse(error: Tensor) -> Tensor:

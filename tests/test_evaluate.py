@@ -213,3 +213,38 @@ def test_frames_with_a_nan_or_an_infinity_are_counted(broken: float) -> None:
         summary = scores.summary()
         assert summary["nan_frames"] == 14 and [c["nan_frames"] for c in summary["clips"]] == [6, 6, 2]
     assert score(AddingCVAE()).summary()["nan_frames"] == 0
+
+
+def test_how_the_error_divides_into_near_the_label_and_elsewhere() -> None:
+    """Labels with one dot, and a model that is wrong in the left half of the frame only."""
+    clip = make_clip(5, size=32)
+    labels = np.full_like(clip.condition, 255)
+    labels[:, :, 16, 2] = 0  # near it: rows 11 to 21, columns 0 to 7
+    frames = np.zeros_like(clip.frames)
+    frames[..., :16] = 128
+    model = ReferenceToy()
+    found = evaluate(model, [Clip("a", frames, labels)], CPU, EvalConfig(), n_past=1)
+    score, split = found.clips[0], found.summary()["near_label"]
+    assert split["pixels"] == pytest.approx(11 * 8 / 32**2) and split["distance"] == 5
+    x = torch.from_numpy(frames[None, 1:]) / 255
+    strip = torch.from_numpy(score.strip["rollout"]).movedim(-1, 1)[None] / 255
+    assert len(score.strip_frames) == 4  # all predicted frames
+    error = (strip - x).square().mean(2)
+    near, away = error[..., 11:22, :8], error.clone()
+    away[..., 11:22, :8] = torch.nan
+    assert split["psnr"] == pytest.approx(-10 * math.log10(near.mean()), abs=0.1)
+    assert split["psnr_elsewhere"] == pytest.approx(-10 * math.log10(away.nanmean()), abs=0.1)
+    assert split["error"] == pytest.approx(float(near.sum() / error.sum()), abs=0.01)
+
+
+def test_vectors_have_no_ink() -> None:
+    clip = make_clip(5)
+    vectors = np.zeros((5, 7), dtype=np.float32)
+
+    class Vectors(AddingCVAE):
+        def encode(self, condition: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+            pictures = condition[..., :1, None, None].expand(*condition.shape[:2], 3, 8, 8)
+            return super().encode(pictures, targets)
+
+    found = evaluate(Vectors(), [Clip("a", clip.frames, vectors)], CPU, EvalConfig(), n_past=1)
+    assert found.summary()["near_label"] is None

@@ -99,3 +99,20 @@ def test_ssim_of_frames_smaller_than_its_window_is_nan() -> None:
     assert metrics.ssim(x, x).isnan().all() and metrics.ssim(x, x).shape == (2, 3)
     x = torch.rand(1, 1, 3, 11, 11)
     assert metrics.ssim(x, x).item() == pytest.approx(1)
+
+
+def test_pixels_near_ink_on_any_background() -> None:
+    for background, ink in ((1.0, 0.7), (0.0, 0.3)):
+        label = torch.full((2, 1, 3, 16, 32), background)
+        label[0, 0, 1, 4, 20] = ink
+        near = metrics.near_ink(label, 2)
+        expected = torch.zeros(2, 1, 1, 16, 32, dtype=torch.bool)
+        expected[0, 0, 0, 2:7, 18:23] = True
+        assert torch.equal(near, expected)
+
+
+def test_the_error_near_ink_and_the_error_elsewhere_add_up() -> None:
+    x, x_hat = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
+    where = torch.rand(2, 3, 1, 8, 8) > 0.5
+    parts = metrics.mse_within(x_hat, x, where) + metrics.mse_within(x_hat, x, ~where)
+    torch.testing.assert_close(parts, metrics.mse(x_hat, x))

@@ -84,6 +84,12 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
     gap = metrics["posterior_prior_gap"]
     gap = "not finite" if gap is None else f"{gap:+.2f} dB"
     console.result(f"KL {kl} nats per frame; posterior-to-prior gap {gap}")
+    if near := metrics["near_label"]:
+        console.result(
+            f"pixels within {near['distance']} of the label's ink: {near['pixels']:.0%} of the frame, "
+            f"{near['error']:.0%} of the squared error ({_dB(near['psnr'])} dB there, "
+            f"{_dB(near['psnr_elsewhere'])} dB elsewhere)"
+        )
     if metrics.get("nan_frames"):
         console.result(f"{metrics['nan_frames']} predicted frames are not finite: the model diverges")
     if metrics["diversity"] is not None:

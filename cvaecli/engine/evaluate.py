@@ -4,6 +4,7 @@ numbers of a whole data set."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -51,6 +52,8 @@ class ClipScore:
     not_finite: np.ndarray  # [samples, n] 1 if the rollout's frame contains a NaN or an infinity
     recon: np.ndarray  # [samples, n] reconstruction term of the rollout, in the training loss's unit
     kl: np.ndarray  # [n] nats
+    mse_near: np.ndarray | None  # [samples, n] the part of mse near the label's ink; None without pictures
+    near: np.ndarray | None  # [n] share of the pixels that are near the label's ink
     repeat_last_past: np.ndarray  # [n] dB
     mean_frame: np.ndarray  # [n] dB
     diversity: np.ndarray | None = None
@@ -155,6 +158,7 @@ class Evaluation:
             "mse": mean(lambda c: c.mse),
             "recon": mean(lambda c: c.recon),
             "kl": mean(lambda c: c.kl),
+            "near_label": self._near_label(),
             "frames": sum(clip["frames"] for clip in clips),
             "nan_frames": sum(clip["nan_frames"] for clip in clips),
             "clips": clips,
@@ -162,6 +166,25 @@ class Evaluation:
                 "repeat_last_past": {"psnr": mean(lambda c: c.repeat_last_past)},
                 "mean_frame": {"psnr": mean(lambda c: c.mean_frame)},
             },
+        }
+
+    def _near_label(self) -> dict[str, float | None] | None:
+        """How the rollout's error divides into near the label's ink and elsewhere; None without labels."""
+        mse, error, pixels = (
+            self._mean(of) for of in (lambda c: c.mse, lambda c: c.mse_near, lambda c: c.near)
+        )
+        if error is None or pixels is None or mse is None:
+            return None
+
+        def psnr(error: float, pixels: float) -> float | None:
+            return -10 * math.log10(max(error / pixels, 1e-10)) if pixels else None
+
+        return {
+            "distance": metrics.INK_DISTANCE,
+            "pixels": pixels,
+            "error": error / max(mse, 1e-10),
+            "psnr": psnr(error, pixels),
+            "psnr_elsewhere": psnr(mse - error, 1 - pixels),
         }
 
     def per_frame(self) -> Iterator[dict[str, Any]]:
@@ -276,6 +299,11 @@ class _ClipGroup:
     def _conditions(self, first: int, last: int) -> Tensor:
         return self._load((clip.condition for clip in self.clips), first, last)
 
+    def _near_ink(self, first: int, last: int) -> Tensor | None:
+        """Which pixels are near the label's ink, ``[B, k, 1, H, W]``; None if conditions are no pictures."""
+        condition = self._conditions(first, last)
+        return metrics.near_ink(condition) if condition.ndim == 5 else None
+
     def _pieces(self) -> Iterator[tuple[int, int]]:
         """(first, last) frame number of each piece."""
         end, chunk = self.n_past + self.n, self.setup.config.chunk
@@ -311,6 +339,8 @@ class _ClipGroup:
                 not_finite=stacked["not_finite"],
                 recon=stacked["recon"],
                 kl=seen["kl"][b],
+                mse_near=stacked.get("mse_near"),
+                near=stacked["near"][0] if "near" in stacked else None,
                 repeat_last_past=trivial["repeat_last_past"][b],
                 mean_frame=trivial["mean_frame"][b],
                 diversity=diversity[b] if diversity is not None else None,
@@ -334,11 +364,14 @@ class _ClipGroup:
         streams, passes = [self._rollout(k) for k in numbers], [_Pass(self) for _ in numbers]
         spread = _Pass(self)
         for first, last in self._pieces():
-            x = self._frames(first, last)
+            x, near = self._frames(first, last), self._near_ink(first, last)
             mean, squares = torch.zeros_like(x), torch.zeros_like(x)  # Welford 1962
             for n, (stream, one) in enumerate(zip(streams, passes, strict=True), start=1):
                 x_hat = next(stream)
                 one.score(first, x_hat, x, self.setup.with_ssim)
+                if near is not None:
+                    one.add("mse_near", metrics.mse_within(x_hat, x, near))
+                    one.add("near", near.float().mean((-3, -2, -1)))
                 change = metrics.shown(x_hat) - mean
                 mean += change / n
                 squares += change * (metrics.shown(x_hat) - mean)
