@@ -584,6 +584,17 @@ def test_compare_prints_what_differs_and_what_came_out(tmp_path: Path) -> None:
     assert content["groups"][0]["one_key_at_a_time"][0]["verdict"] == "settled"
 
 
+def test_a_page_without_pictures_has_figures_and_numbers_only(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"r{seed}", seed=seed, with_video=True) for seed in (0, 1)]
+    page = tmp_path / "page.html"
+    arguments = ["compare", *map(str, runs), "--out", str(page)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert "data:image" in page.read_text() and "<h2>Pictures</h2>" in page.read_text()
+    assert CliRunner().invoke(app, [*arguments, "--no-pictures"]).exit_code == 0
+    text = page.read_text()
+    assert "data:image" not in text and "<h2>Pictures</h2>" not in text and "<svg" in text
+
+
 def test_report_writes_into_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     result = run_cli("report", run)

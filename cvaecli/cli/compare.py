@@ -42,6 +42,9 @@ def compare(
     ] = None,
     split: Split = None,
     frames: Frames = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Whether the page shows frames; without, it can be shared where they cannot.")
+    ] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -62,7 +65,7 @@ def compare(
 
             shown = [s.counted[0].path for group in found.groups for s in group.ranked]
             add_frames(shown, found.split, frames, reporter=console)
-        written = pages.write(found, out) if out is not None else []
+        written = pages.write(found, out, with_pictures=pictures) if out is not None else []
         if as_json:
             console.data(pages.as_data(found) | {"written": [str(path) for path in written]})
             return

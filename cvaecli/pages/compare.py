@@ -241,12 +241,13 @@ def _number(value: float) -> float | None:
 # ---------------------------------------------------------------- files
 
 
-def write(comparison: Comparison, out: Path) -> list[Path]:
+def write(comparison: Comparison, out: Path, *, with_pictures: bool = True) -> list[Path]:
     """Write the comparison.
 
     Args:
         out: .html, one self-contained page; .csv, one row per run; .md, Markdown with a .csv and figures (PNG
             and SVG) next to it.
+        with_pictures: whether the page shows frames of the videos.
 
     Returns:
         The files written.
@@ -259,7 +260,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     if suffix == ".csv":
         return [_write(out, _csv(comparison))]
     if suffix == ".html":
-        return [_write(out, _html(comparison))]
+        return [_write(out, _html(comparison, with_pictures))]
     return _write_markdown(comparison, out)
 
 
@@ -355,7 +356,7 @@ def _words(comparison: Comparison) -> dict[str, str]:
     return {"rule": paired.RULE, "warning": protocol_differences(comparison.groups)}
 
 
-def _html(comparison: Comparison) -> str:
+def _html(comparison: Comparison, with_pictures: bool) -> str:
     from . import pictures
     from .figures import legend
     from .svg import inline, to_svg
@@ -367,7 +368,7 @@ def _html(comparison: Comparison) -> str:
             name: inline(to_svg(figure), f"g{number}-{name}", f"{name} of group {number}")
             for name, figure in figures.items()
         }
-        firsts = [(setting.label, setting.counted[0]) for setting in ranked]
+        firsts = [(setting.label, setting.counted[0]) for setting in ranked if with_pictures]
         videos = [(label, pictures.video_of(run.path, run.split)) for label, run in firsts]
         strips = [(label, run.name, pictures.strip_of(run.path, run.split)) for label, run in firsts]
         sections.append(
