@@ -164,10 +164,10 @@ def run_cli(*arguments: object) -> Any:
 def test_runs_that_differ_only_in_the_seed_are_one_setting(tmp_path: Path) -> None:
     found = compare.compare([make_sweep(tmp_path / "sweep")])
     (group,) = found.groups
-    assert group.keys == ["kl.schedule", "teacher_forcing.ratio"]
+    assert group.keys == ["kl.schedule", "teacher forcing"]
     assert [len(setting.counted) for setting in group.settings] == [3] * 9
     assert found.question == (
-        "What do KL annealing (cyclical, monotonic or none) and teacher forcing (0, 0.5 or 1) change?"
+        "What do KL annealing (cyclical, monotonic or none) and teacher forcing (never, 0.5 or always) change?"
     )
     means = [setting.mean("psnr") for setting in group.settings]
     assert means == sorted(means, reverse=True)
@@ -303,7 +303,7 @@ def test_one_key_is_compared_with_all_others_equal(tmp_path: Path) -> None:
     gained = found["schedule cyclical", "schedule none"]
     assert gained.mean == pytest.approx(1.6, abs=0.15) and gained.verdict == "settled"
     assert gained.seeds == [0, 1, 2], "the seed is the unit, not the cell"
-    ratios = [d for pair, d in found.items() if pair[0].startswith("ratio")]
+    ratios = [d for pair, d in found.items() if pair[0].startswith("teacher forcing")]
     assert len(ratios) == 3 and all(d.verdict != "settled" for d in ratios)
     assert len(paired.between_settings(group)) == 8, "of many settings the best with each of the others"
 
@@ -659,6 +659,35 @@ def test_settings_that_differ_in_many_keys_get_a_table_of_their_own(tmp_path: Pa
     assert compare.table(found.groups[0])[0][0] == "setting"
     (path,) = compare.write(found, tmp_path / "r.html")
     assert "The 9 keys that differ" in check_page(path).text
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"ratio": 0.0, "decay_start": 3, "decay": 0.1}, "never"),
+        ({"ratio": 1}, "always"),
+        ({"ratio": 0.5, "floor": 0.5, "decay": 0.1}, "0.5"),
+        ({"ratio": 1.0, "decay_start": 1, "decay": 0.25, "every": 1}, "falls by 0.25 an epoch"),
+        (
+            {"ratio": 0.9, "decay_start": 5, "decay": 0.1, "every": 3, "floor": 0.2},
+            "falls by 0.1 every 3 epochs from 0.9 to 0.2 after epoch 4",
+        ),
+        ({"ratio": "x", "decay": None}, "x, 0, null, 0, 0"),
+    ],
+)
+def test_the_schedule_of_teacher_forcing_in_words(section: dict[str, Any], words: str) -> None:
+    assert settings.forcing_words(section) == words
+
+
+def test_keys_that_make_one_schedule_are_one_key(tmp_path: Path) -> None:
+    for name, ratio in (("a", 0.0), ("b", 1.0)):
+        make_run(tmp_path / name, ratio=ratio)
+    path = tmp_path / "b" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["teacher_forcing"] |= {"decay_start": 1, "decay": 0.25}
+    path.write_text(yaml.safe_dump(config))
+    found = compare.compare([tmp_path / "a", tmp_path / "b"])
+    assert found.question == "What does teacher forcing (never or falls by 0.25 an epoch) change?"
 
 
 def test_numbers_are_written_for_readers() -> None:

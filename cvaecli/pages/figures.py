@@ -63,7 +63,7 @@ def _seeds(group: Group) -> Figure | None:
         axes.plot([values.min(), values.max()], [row, row], "-", color=colour, linewidth=1, alpha=0.5)
         axes.plot(values, [row] * len(values), "o", color=colour, markersize=4, alpha=0.8)
         axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], "-", color=colour, linewidth=2)
-    _rows(axes, [_cut(setting.label, 44) for setting in settings])
+    _rows(axes, [_cut(setting.label, 58) for setting in settings])
     axes.set_xlabel("PSNR (dB)")
     return figure
 
@@ -87,7 +87,7 @@ def _differences(differences: Sequence[Difference]) -> Figure | None:
     room = 0.06 * np.ptp(ends) or SMALLEST
     axes.set_xlim(ends.min() - room, ends.max() + room)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    _rows(axes, [f"{_cut(each.left, 44)}\n− {_cut(each.right, 44)}" for each in measured])
+    _rows(axes, [f"{_cut(each.left, 58)}\n− {_cut(each.right, 58)}" for each in measured])
     axes.set_xlabel("difference in PSNR (dB)")
     return figure
 

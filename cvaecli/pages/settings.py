@@ -23,7 +23,6 @@ compared by fingerprint."""
 PLAIN = {
     "kl.schedule": "KL annealing",
     "kl.weight": "the KL weight",
-    "teacher_forcing.ratio": "teacher forcing",
     "model.name": "the model",
     "optim.lr": "the learning rate",
     "train.batch_size": "the batch size",
@@ -151,14 +150,38 @@ def differing(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def flatten(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """``{"section.key": value}`` of a nested config, without ``NO_SETTING``."""
+    """``{"section.key": value}`` of a nested config, without ``NO_SETTING``.
+
+    The keys that make the teacher-forcing ratio's schedule are one key, ``teacher forcing``, in words.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{path}{name}"
         if key in NO_SETTING:
             continue
+        if key == "teacher_forcing" and isinstance(value, dict):
+            flat["teacher forcing"] = forcing_words(value)
+            value = {name: value[name] for name in value if name not in FORCING}
         flat |= flatten(value, f"{key}.") if isinstance(value, dict) else {key: value}
     return flat
+
+
+FORCING = ("ratio", "decay_start", "decay", "every", "floor")
+"""Keys of ``teacher_forcing`` that make the schedule of its ratio."""
+
+
+def forcing_words(section: Mapping[str, Any]) -> str:
+    """The schedule of the teacher-forcing ratio: never, always, a constant ratio, or how it falls."""
+    values = [section.get(key, 0) for key in FORCING]
+    if not all(isinstance(value, int | float) for value in values):
+        return ", ".join(map(shown, values))  # not a config that was ever trained
+    ratio, start, decay, every, floor = values
+    if not decay or ratio <= floor:
+        return {0: "never", 1: "always"}.get(ratio, shown(ratio))
+    words = f"falls by {shown(decay)} " + (f"every {every} epochs" if every > 1 else "an epoch")
+    words += f" from {shown(ratio)}" if ratio != 1 else ""
+    words += f" to {shown(floor)}" if floor else ""
+    return words + (f" after epoch {start - 1}" if start > 1 else "")
 
 
 def shown(value: Any) -> str:
@@ -169,11 +192,11 @@ def shown(value: Any) -> str:
 
 
 def in_order(values: Iterable[str]) -> list[str]:
-    """Numbers by size, then words in alphabetical order."""
+    """Numbers by size, then words in alphabetical order; never is 0, always is 1."""
 
     def key(value: str) -> tuple[float, str]:
         try:
-            return float(value), ""
+            return float({"never": 0, "always": 1}.get(value, value)), ""
         except ValueError:
             return math.inf, value
 
