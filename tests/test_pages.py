@@ -167,7 +167,8 @@ def test_runs_that_differ_only_in_the_seed_are_one_setting(tmp_path: Path) -> No
     assert group.keys == ["kl.schedule", "teacher forcing"]
     assert [len(setting.counted) for setting in group.settings] == [3] * 9
     assert found.question == (
-        "What do KL annealing (cyclical, monotonic or none) and teacher forcing (never, 0.5 or always) change?"
+        "What do KL annealing (cyclical, monotonic or none) and teacher forcing (never, 0.5 or always) "
+        "change?"
     )
     means = [setting.mean("psnr") for setting in group.settings]
     assert means == sorted(means, reverse=True)
@@ -523,6 +524,13 @@ def test_the_table_needs_no_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("coarse_figures")
+def test_curves_in_markdown_have_their_names_within_the_figure(tmp_path: Path) -> None:
+    found = compare.compare([make_sweep(tmp_path / "sweep")])
+    compare.write(found, tmp_path / "r.md")
+    drawn = (tmp_path / "r-frames.svg").read_text()
+    assert all(setting.label in drawn for setting in found.groups[0].ranked)
+
+
 def test_markdown_has_its_figures_and_numbers_beside_it(tmp_path: Path) -> None:
     found = compare.compare([make_sweep(tmp_path / "sweep")])
     written = compare.write(found, tmp_path / "thesis" / "r.md")

@@ -293,6 +293,7 @@ def _csv(comparison: Comparison) -> str:
 
 
 def _write_markdown(comparison: Comparison, out: Path) -> list[Path]:
+    from .figures import add_legend
     from .svg import draw
 
     written, sections = [], []
@@ -300,6 +301,7 @@ def _write_markdown(comparison: Comparison, out: Path) -> list[Path]:
         names = {}
         for kind, figure in figures.items():
             stem = f"{out.stem}-{kind}" + (f"-{number}" if len(comparison.groups) > 1 else "")
+            add_legend(figure)
             names[kind] = re.sub(r"[^\w.-]+", "_", stem) + ".png"
             for suffix in (".png", ".svg"):
                 path = out.with_name(names[kind]).with_suffix(suffix)

@@ -123,7 +123,7 @@ def _curves(group: Group, read: Callable[[RunFolder], Curve], x: str, label: str
             continue
         at, values = known
         drawn, own = True, look(number)
-        style.line(axes, at, values.mean(0), **own, gid=f"series-{number}-mean")
+        style.line(axes, at, values.mean(0), **own, label=setting.label, gid=f"series-{number}-mean")
         if len(values) > 1:
             band = axes.fill_between(
                 at, values.min(0), values.max(0), color=own["color"], alpha=0.12, linewidth=0
@@ -166,6 +166,13 @@ def over_clips(frame: Array, values: Array) -> Curve:
     there = np.isfinite(values)
     frames, index = np.unique(frame[there], return_inverse=True)
     return frames, np.bincount(index, values[there]) / np.maximum(np.bincount(index), 1)
+
+
+def add_legend(figure: Figure) -> None:
+    """Name the curves of a figure within it. A page has a legend of its own, which also hides them."""
+    curves = [line for line in figure.axes[0].lines if str(line.get_gid()).startswith("series-")]
+    if curves:
+        style.legend(figure, curves)
 
 
 def legend(group: Group) -> list[dict[str, Any]]:
