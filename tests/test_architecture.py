@@ -109,6 +109,7 @@ ALLOWED = {
     "data": {"data", "errors"},
     "pages": {"errors", "evaluations", "files", "media", "pages", "plots", "tables"},
     "synthetic": {"data", "errors", "synthetic"},
+    "importing": {"config", "data", "errors", "files", "importing", "media", "reporter", "synthetic"},
 }
 """Layers and the layers that they may import."""
 

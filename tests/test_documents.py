@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import make_clip, small_overrides, write_frames, write_set
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import cvaecli
+from cvaecli import media
 from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.engine import measure
@@ -97,6 +100,17 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"dance": dance, "robot": folder / "robot"}
 
 
+def write_film(folder: Path) -> None:
+    """``film.mp4`` and OpenPose's files for it in ``keypoints/``."""
+    clip = make_clip(20, size=16)
+    media.write(np.moveaxis(clip.frames, 1, -1), folder / "film.mp4", fps=10)
+    (folder / "keypoints").mkdir()
+    for number in range(20):
+        points = [value for i in range(18) for value in (4 + i % 3 + number % 6, 1 + i / 2, 0.9)]
+        people = json.dumps({"people": [{"pose_keypoints_2d": points}]})
+        (folder / f"keypoints/film_{number:012}_keypoints.json").write_text(people)
+
+
 def run(*arguments: str) -> None:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 0, (arguments, result.output, result.exception)
@@ -110,7 +124,8 @@ def small(line: str, sets: dict[str, Path]) -> list[str]:
         name = words[words.index("--config") + 1]
         kind = config.load(name).data.kind
         if words[0] in ("train", "bench", "sweep"):
-            words += [*small_overrides(name), *FEW, *([] if "data.root=DIR" in words else ["data.root=DIR"])]
+            given = any(word.startswith("data.root=") for word in words)
+            words += [*small_overrides(name), *FEW, *([] if given else ["data.root=DIR"])]
     if "--frames" in words:
         words[words.index("--frames") + 1] = "3"
     words += {"sweep": ["--dry-run"], "bench": ["--steps", "1", "--frames", "2"]}.get(words[0], [])
@@ -124,6 +139,8 @@ def test_the_commands_of_a_page_run_in_their_order(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measure, "measure_peak", lambda device: measure.Peak(20.0, 16.0))
+    if any("data import film.mp4" in line for line in COMMANDS[page]):
+        write_film(tmp_path)
     if page != "README.md":  # which begins with a training; the others speak of a run that is there
         run(*small("cvae train --config quickstart --name mine", sets))
     for line in COMMANDS[page]:

@@ -1,4 +1,4 @@
-"""``cvae data synth`` and ``cvae data check``."""
+"""``cvae data``: ``synth`` and ``check`` are here, ``import`` and ``preview`` in files of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from ..data.kinds import DEFAULT, KINDS, Kind
 from ..errors import UserError
+from . import import_film, preview
 from .common import AsJson, Debug, Quiet, terminal
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ else:
     KindName = Literal[tuple(KINDS)]  # Typer lists and checks these; mypy does not support a computed Literal
 Layout = Literal["processed", "tfrecord"]
 
-app = typer.Typer(help="Write the built-in data to disk, or check a data set.", no_args_is_help=True)
+app = typer.Typer(
+    help="Import a film, look at a data set, check it, or write the built-in one.", no_args_is_help=True
+)
+app.command("import")(import_film.import_film)
+app.command()(preview.preview)
 
 
 def _usual(value: Callable[[Kind], object]) -> str:

@@ -22,6 +22,7 @@ from .panels import Frame, enlarge, side_by_side, strip
 from .stills import STRIP_FRAMES, save_png, write_folder, write_npz, write_strip
 
 __all__ = [
+    "STRIP_SIZE",
     "Frame",
     "default_scale",
     "enlarge",

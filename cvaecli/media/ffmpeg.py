@@ -1,4 +1,4 @@
-"""Runs the ffmpeg program that imageio[ffmpeg] installs."""
+"""Runs the ffmpeg program that imageio[ffmpeg] installs, or the system's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import numpy as np
 
 from ..errors import CvaeError
 from .panels import Frame
+
+_QUIET = ["-v", "error", "-y"]
+"""Print only errors, and overwrite the (empty) output file."""
 
 
 def encode(frames: Iterator[Frame], fps: float, outputs: Sequence[str]) -> int:
@@ -36,7 +39,7 @@ def encode(frames: Iterator[Frame], fps: float, outputs: Sequence[str]) -> int:
     with tempfile.TemporaryFile() as log:
         # Its own process group: Ctrl-C reaches only this program, which then decides.
         process = subprocess.Popen(
-            [*_ffmpeg(), *source, *outputs],
+            [*program(), *_QUIET, *source, *outputs],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -75,7 +78,11 @@ def run(arguments: Sequence[str]) -> None:
         CvaeError: ffmpeg is missing or failed.
     """
     done = subprocess.run(
-        [*_ffmpeg(), *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False, process_group=0
+        [*program(), *_QUIET, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        process_group=0,
     )
     if done.returncode:
         raise _failure(done.stderr)
@@ -97,15 +104,19 @@ def check_length(path: Path, frames: int) -> None:
         raise CvaeError(f"ffmpeg stored {written} of {frames} frames", "is there space left on the disk?")
 
 
-def _ffmpeg() -> list[str]:
-    """The start of the command: print only errors, and overwrite the (empty) output file."""
+def program() -> list[str]:
+    """The start of a command: the ffmpeg that imageio-ffmpeg brings, or the system's.
+
+    Raises:
+        CvaeError: there is none.
+    """
     try:
         import imageio_ffmpeg
 
-        return [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+        return [imageio_ffmpeg.get_ffmpeg_exe()]
     except (ImportError, RuntimeError) as error:
         raise CvaeError(
-            f"no ffmpeg for .gif and .mp4: {error}", "pip install 'imageio[ffmpeg]', or write .png or .npz"
+            f"no ffmpeg for films and GIFs: {error}", "pip install 'imageio[ffmpeg]', or use .png or .npz"
         ) from error
 
 
