@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -90,6 +90,12 @@ def import_film(
         float,
         typer.Option(help="Share of the frames, at the end, for validation.", rich_help_panel=TAKING),
     ] = 0.15,
+    cuts: Annotated[
+        Literal["auto", "none"],
+        typer.Option(
+            help="auto: look for cuts. none: train and val are one clip each.", rich_help_panel=TAKING
+        ),
+    ] = "auto",
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -119,6 +125,7 @@ def import_film(
             crop=None if crop is None else given.crop(crop),
             size=None if size is None else given.size(size, "--size"),
             val=val,
+            cuts=cuts == "auto",
             keypoint_size=None if keypoint_size is None else given.size(keypoint_size, "--keypoint-size"),
             weights=weights,
             device=device,

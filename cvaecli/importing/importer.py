@@ -213,7 +213,8 @@ def _write(
     count = len(work.rows)
     frames = work.frames(taken.fit.size)
     first_val = count - max(LEAST, round(options.val * count))
-    found = cuts.find(frames, frames).jumps  # frames as labels: only the pictures' jumps count
+    # Frames as labels: only the pictures' jumps count
+    found = cuts.find(frames, frames).jumps if options.cuts else []
     clips = list(itertools.pairwise(sorted({0, max(first_val, 0), *found, count})))
     by_split = {
         "train": [clip for clip in clips if clip[0] < first_val],

@@ -27,6 +27,7 @@ class Options:
         crop: (width, height, left, top) in pixels of the upright film; None: all of it.
         size: (width, height) of the frames in pixels; None: the longer side has 64 pixels.
         val: the share of the frames, at the end, that are kept for validation.
+        cuts: whether to look for cuts; without, train and val are one clip each.
         keypoint_size: (width, height) of the pictures in which the keypoints were found; None: the film's.
         weights: file with the detector's weights; None: download.
         device: where the detector runs; None: a GPU if there is one.
@@ -41,6 +42,7 @@ class Options:
     crop: tuple[int, int, int, int] | None = None
     size: tuple[int, int] | None = None
     val: float = 0.15
+    cuts: bool = True
     keypoint_size: tuple[int, int] | None = None
     weights: Path | None = None
     device: str | None = None

@@ -21,6 +21,8 @@ SAMPLES = 200
 """Thresholds and the median picture come from this many frames, spread over the film."""
 STRONGEST = 0.95
 """Edges of this quantile of the gradients and above are black."""
+FLAT = 8.0
+"""No weaker gradient is black, in grey levels a pixel: a film without edges has none."""
 FAINTEST = 0.25
 """Gradients below this share of the strongest are no edges."""
 NOISE = 4.0
@@ -39,7 +41,7 @@ def edges(frames: Planes) -> Label:
         A function from a frame ``[3, H, W]`` to its label ``[H, W, 3]``.
     """
     gradients = np.stack([_gradient(frame) for frame in _sample(frames)])
-    strong = max(float(np.quantile(gradients, STRONGEST)), 1.0)
+    strong = max(float(np.quantile(gradients, STRONGEST)), FLAT)
 
     def label(frame: Planes) -> Frame:
         return _dark((_gradient(frame) / strong - FAINTEST) / (1 - FAINTEST))
