@@ -566,6 +566,13 @@ def test_keypoints_of_something_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_keypoints_must_reach_to_the_end_of_the_part(film: Path, tmp_path: Path) -> None:
+    labels = str(openpose(tmp_path / "p", 15))
+    import_film(film, tmp_path / "set", Options(labels=labels, stop=1.3))
+    with pytest.raises(UserError, match=r"keypoints of 15 frames, but .* has 2\d"):
+        import_film(film, tmp_path / "more", Options(labels=labels, stop=2))
+
+
 def test_the_size_of_the_keypoints_pictures(film: Path, tmp_path: Path) -> None:
     for name, scale, size in (("ten", 10, (10 * WIDTH, 10 * HEIGHT)), ("one", 1, None)):
         path = plain_csv(tmp_path / f"{name}.csv", scale=scale)

@@ -99,6 +99,8 @@ class _Reading:
     work: Work
     reporter: Reporter
     fit: Fit | None = None  # known with the first picture
+    count: int = 0  # pictures read
+    whole: bool = False  # whether that was all of the film
     warnings: list[str] = field(default_factory=list)
 
     def run(self) -> _Taken:
@@ -116,6 +118,7 @@ class _Reading:
             raise UserError(
                 f"{self.path}: no frames from {self.options.start:g}{end} s", "correct --from and --to"
             )
+        self.warnings += self.labels.check_length(self.path, self.count, self.whole)
         if detector:
             self.labels.take_detected(self.work.detected, self.path)
         if self.options.fps is None:
@@ -126,15 +129,15 @@ class _Reading:
         """The film's pictures, with the time counted from the first one."""
         stop = math.inf if self.options.stop is None else self.options.stop * self.film.rate
         total = round(min(stop, self.film.count or stop)) if math.isfinite(stop) or self.film.count else 0
-        begin, count = 0.0, 0
+        begin = 0.0
         for number, time, picture in self.film.shots():
             if number == 0:
                 begin = time
                 self._measure(picture)
-            count = number + 1
-            advance(count, max(total, count))
+            self.count = number + 1
+            advance(self.count, max(total, self.count))
             yield Shot(number, time - begin, picture)
-        self.warnings += self.labels.check_length(self.path, count)
+        self.whole = True
 
     def _measure(self, picture: Frame) -> None:
         height, width = picture.shape[:2]
@@ -159,7 +162,7 @@ class _Reading:
                 count = self.film.count / self.film.rate if self.options.stop is None else self.options.stop
                 left = max(0.0, count - self.options.start) * fps
                 self.reporter.note(
-                    f"Keypoint R-CNN on {detector.device}: {detector.seconds:.2g} s a picture, about "
+                    f"Keypoint R-CNN on {detector.device}: {detector.seconds:.2f} s a picture, about "
                     f"{detector.seconds * left / 60:.0f} min for {left:.0f} frames"
                 )
         for number, time, picture in shots:

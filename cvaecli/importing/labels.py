@@ -84,21 +84,23 @@ class Labels:
                 self._points = self._points.scaled(width / w, height / h)
             self._points.check(self.options.person, width, height)
 
-    def check_length(self, film: Path, frames: int) -> list[str]:
-        """Whether keypoints fit a film of this many frames. Returns warnings, raises `UserError` if not."""
+    def check_length(self, film: Path, frames: int, whole: bool) -> list[str]:
+        """Whether keypoints fit a film of which ``frames`` frames were read, up to its end or (not ``whole``)
+        to an earlier one. Returns warnings, raises `UserError` if not."""
         points = self._points
         if points is None:
             return []
-        last = max(points.frames, default=-1) + 1
-        length = max(last, frames) if points.length is None else points.length
+        length = points.length
+        if length is None:  # frames without a figure are not listed
+            length = max(frames, max(points.frames, default=0) + 1) if whole else frames
+        elif not whole:
+            length = min(length, frames)
+        if length == frames:
+            return []
+        fault = f"{points.source}: keypoints of {length} frames, but {film} has {frames}"
         if abs(length - frames) > SLACK:
-            raise UserError(
-                f"{points.source}: keypoints of {length} frames, but {film} has {frames}",
-                "give the keypoints of this film, with one entry for each of its frames",
-            )
-        if length != frames:
-            return [f"{points.source}: keypoints of {length} frames, but {film} has {frames}"]
-        return []
+            raise UserError(fault, "give the keypoints of this film, with one entry for each of its frames")
+        return [fault]
 
     def take_detected(self, table: Path, film: Path) -> None:
         """Use what the detector found, a plain table in pixels of the film. Raises `UserError` if it is
