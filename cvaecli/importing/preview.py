@@ -75,7 +75,8 @@ def overlay(frame: Frame, label: Frame) -> Frame:
     grey = np.ptp(label, axis=-1, keepdims=True) == 0
     pure = 255 - (255 - label.astype(float)) / np.maximum(ink, 1e-6)  # the colour before it faded to white
     mixed = frame * (1 - ink) + np.where(grey, MARK, pure) * ink
-    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+    shown: Frame = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    return shown
 
 
 def _frame_size(root: Path) -> tuple[int, int]:

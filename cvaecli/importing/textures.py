@@ -69,7 +69,8 @@ def foreground(frames: Planes) -> Label:
 
 def _sample(frames: Planes) -> Planes:
     places = np.linspace(0, len(frames) - 1, min(SAMPLES, len(frames))).round().astype(int)
-    return frames[places]
+    sample: Planes = frames[places]
+    return sample
 
 
 def _gradient(frame: Planes) -> Floats:
@@ -78,7 +79,8 @@ def _gradient(frame: Planes) -> Floats:
     rows = grey[:-2] + 2 * grey[1:-1] + grey[2:]
     columns = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
     across, down = (rows[:, 2:] - rows[:, :-2]) / 8, (columns[2:] - columns[:-2]) / 8
-    return np.hypot(across, down).astype(np.float32)
+    length: Floats = np.hypot(across, down).astype(np.float32)
+    return length
 
 
 def _dark(ink: Floats) -> Frame:
