@@ -176,7 +176,7 @@ def options(*names: str) -> set[str]:
     command = get_command(app)
     for name in names:
         command = command.commands[name]  # type: ignore[attr-defined]
-    return {option for parameter in command.params for option in parameter.opts}
+    return {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
 
 
 @pytest.mark.parametrize("page", PAGES)
