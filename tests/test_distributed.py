@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import CPU, make_clip, make_config, run_events, write_set
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -31,6 +32,8 @@ from cvaecli.engine.distributed import ALONE, World, join
 from cvaecli.engine.fit import Trainer
 from cvaecli.engine.split import Split
 from cvaecli.errors import CvaeError, ReportedElsewhereError, UserError
+from cvaecli.models import layers
+from cvaecli.models.layers import BatchNorm
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows
 
@@ -259,6 +262,54 @@ def test_both_processes_hold_the_same_weights(two: list[Any], name: str) -> None
     assert all(torch.equal(weights[key], others[key]) for key in weights)
     assert all(torch.equal(average[key], other_average[key]) for key in average)
     assert psnr is None and "val/psnr" not in row, "the first process alone has the whole validation"
+
+
+def reductions() -> tuple[int, int]:
+    """How many collective operations a batch norm of two processes makes, forward and backward."""
+    calls: list[str] = []
+    with join("cpu"):
+        for name in ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast"):
+            real = getattr(torch.distributed, name)
+            setattr(torch.distributed, name, lambda *a, real=real, name=name: calls.append(name) or real(*a))
+        y = BatchNorm(3)(torch.randn(2, 3, 4, 4, requires_grad=True))
+        forward = len(calls)
+        y.square().sum().backward()
+        return forward, len(calls) - forward
+
+
+def test_batch_norm_exchanges_once_each_way() -> None:
+    assert in_two(reductions) == [(1, 1)] * 2
+
+
+@pytest.mark.gpu
+def test_batch_norm_over_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group of one process, whose statistics are its own."""
+    made = {}
+    x = torch.randn(6, 3, 8, 8, device="cuda")
+    monkeypatch.setattr(layers, "several_processes", lambda: bool(dist.is_initialized()))
+    for backend in ("none", "nccl"):
+        if backend == "nccl":
+            dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            norm, given = BatchNorm(3).cuda(), x.clone().requires_grad_()
+            y = norm(given)
+            (y**3).sum().backward()
+            made[backend] = [y.detach(), given.grad, norm.weight.grad, norm.running_var.clone()]
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+    torch.testing.assert_close(made["nccl"], made["none"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu(2)
+def test_two_gpus_train_as_one(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(settings(data, "train.epochs=1", "runtime.device=cuda").to_yaml())
+    for name, more in (("one", []), ("two", ["--gpus", "2"])):
+        command = [sys.executable, "-m", "cvaecli", "train", "-c", "tiny.yaml", "--name", name, *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_rows(tmp_path / "runs" / name / "steps.csv") for name in ("one", "two"))
+    assert [float(row["loss"]) for row in two] == pytest.approx([float(row["loss"]) for row in one], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -159,40 +159,46 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _normalise_together(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+class _NormaliseTogether(torch.autograd.Function):
     """Batch norm of ``x [N, C, H, W]`` over the rows of all processes; N may differ between them.
+
+    The processes exchange their statistics once each way.
 
     nn.SyncBatchNorm is not an option: it needs GPUs and normalises one step at a time.
 
     Returns:
         The normalised rows, and their mean and unbiased variance ``[C]``, without gradient.
     """
-    values = at_least_float32(x)
-    here = values.new_full((1,), values.numel() / values.shape[1])
-    sums = _SumOverProcesses.apply(torch.cat((values.sum((0, 2, 3)), here)))
-    count = sums[-1].detach()
-    mean = sums[:-1] / count
-    centred = values - mean[:, None, None]
-    var = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
-    scale = weight * torch.rsqrt(var + eps)
-    y = centred * scale[:, None, None] + bias[:, None, None]
-    return y.to(x.dtype), mean.detach(), var.detach() * (count / (count - 1))
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; gradients flow from each process's loss to every summand."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        mine = torch.cat((mean, var, mean.new_full((1,), x.numel() / len(mean))))
+        all_ = mine.new_empty(dist.get_world_size(), len(mine))
+        dist.all_gather(list(all_), mine)
+        means, variances, counts = all_[:, : len(mean)], all_[:, len(mean) : -1], all_[:, -1:]
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        # The variance within the processes and that between them (Chan et al. 1979).
+        var = (counts * (variances + (means - mean).square())).sum(0) / count
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps), count)
+        unbiased = var * (count / (count - 1))
+        ctx.mark_non_differentiable(mean, unbiased)
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, unbiased
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, count = ctx.saved_tensors
+        normalised = (x - mean[:, None, None]) * scale[:, None, None]
+        d_weight, d_bias = (dy * normalised).sum((0, 2, 3)), dy.sum((0, 2, 3))
+        sums = torch.cat((d_weight, d_bias))  # a copy: the gradients are those of this process's rows
+        dist.all_reduce(sums)
+        by_scale, by_mean = (sums / count).view(2, -1, 1, 1)
+        dx = (weight * scale)[:, None, None] * (dy - by_mean - normalised * by_scale)
+        return dx, d_weight, d_bias, None
 
 
 def batch_norm_per_step(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -213,8 +219,10 @@ def batch_norm_per_step(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     assert norm.num_batches_tracked is not None and norm.momentum is not None
     K, m = x.shape[1], norm.momentum
     steps, weight, bias = x.flatten(1, 2), norm.weight.repeat(K), norm.bias.repeat(K)
+    y: Tensor
     if several_processes():
-        y, mean, var = _normalise_together(steps, weight, bias, norm.eps)
+        y, mean, var = _NormaliseTogether.apply(at_least_float32(steps), weight, bias, norm.eps)
+        y = y.to(steps.dtype)
     else:
         # With momentum 1 the buffers receive each step's mean and unbiased variance.
         mean, var = norm.running_mean.repeat(K), norm.running_var.repeat(K)
