@@ -15,6 +15,18 @@ from PIL import Image
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs more CUDA devices than there are."""
+    if (marker := item.get_closest_marker("gpu")) is None:
+        return
+    import torch
+
+    wanted = marker.args[0] if marker.args else 1
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < wanted:
+        pytest.skip(f"needs {wanted} CUDA device{'s' * (wanted > 1)}; there are {found}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["CVAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

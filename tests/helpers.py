@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig
@@ -85,7 +86,10 @@ def make_model(seed: int = 0, size: int = 8, **settings: Any) -> PoseCVAE:
 
 
 def make_trainer(
-    config: RunConfig | None = None, train: Sequence[Clip] | None = None, val: Sequence[Clip] | None = None
+    config: RunConfig | None = None,
+    train: Sequence[Clip] | None = None,
+    val: Sequence[Clip] | None = None,
+    device: Device = CPU,
 ) -> Trainer:
     """A trainer on two tiny clips; the model's weights depend on the config's seed alone."""
     config = config or make_config()
@@ -93,7 +97,7 @@ def make_trainer(
     val = [make_clip(6, "v", seed=2)] if val is None else val
     torch.manual_seed(config.seed)
     model = PoseCVAE(PoseConfig(**config.model.model_dump()), train[0].condition.shape[1:])
-    return Trainer(model, config, CPU, train, val)
+    return Trainer(model, config, device, train, val)
 
 
 def run_events(trainer: Trainer) -> tuple[list[StepEvent], list[EpochEvent]]:
@@ -133,6 +137,18 @@ def yaml_config(folder: Path, data: Path, **sections: dict[str, Any]) -> Path:
     sections = {"model": QUICK, **sections, "data": {**BASE["data"], "root": str(data)}}
     path.write_text(make_config(**sections).to_yaml())
     return path
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that ran, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
 
 
 class AddingCVAE(VideoCVAE):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from cvaecli.api.loading import build_model
 from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
+from cvaecli.engine import distributed
 from cvaecli.engine.averaging import WeightAverage, interpolate
 from cvaecli.engine.batches import Batch, batches
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
@@ -701,3 +704,40 @@ def test_a_tiny_clip_can_be_overfitted() -> None:
     assert first["train/recon"] is not None and last["train/recon"] is not None
     assert last["train/recon"] < first["train/recon"] / 20
     assert last["val/psnr"] is not None and last["val/psnr"] > 20
+
+
+# --- the clock ----------------------------------------------------------------------------------------
+
+
+def test_the_time_is_that_of_batches_steps_and_waiting_for_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From asking for a batch to the end of a report, which waits for the device; not that of who logs."""
+    now = 0.0
+
+    def takes(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(distributed, "time", SimpleNamespace(perf_counter=lambda: now))
+    trainer = make_trainer(make_config(train={"epochs": 1, "steps_per_epoch": 5, "log_every": 2}), val=[])
+    drawn = trainer._batches
+    monkeypatch.setattr(trainer, "_batches", lambda: map(takes(2, lambda batch: batch), drawn()))
+    monkeypatch.setattr(trainer, "_train_step", takes(3, trainer._train_step))
+    monkeypatch.setattr(trainer._terms, "fetch", takes(50, trainer._terms.fetch))
+    seconds, rates, rows = [], [], []
+    for event in trainer.events():
+        seconds.append(trainer.seconds)
+        now += 1000  # writing a file
+        if isinstance(event, StepEvent):
+            rates.append(event.frames_per_s)
+        else:
+            rows.append(event.row)
+    # Reports after the steps 1, 2, 4 and 5; the epoch's row waits once more.
+    assert seconds == [55, 110, 115, 170, 225, 275] and rows[0]["time"] == 275
+    frames = 2 * 3  # of a step
+    assert rates == [frames / 55, frames / 55, None, 2 * frames / 60, frames / 55]

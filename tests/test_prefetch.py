@@ -105,7 +105,6 @@ def test_tensors_go_there_and_back() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_copies_from_and_to_a_gpu_hold_the_right_values() -> None:
     """Buffers are reused while copies are under way: none may be read or overwritten too early."""
     cuda = torch.device("cuda")

@@ -16,7 +16,7 @@ from ..data.clip import Clip, first_frames
 from ..errors import UserError
 from ..seeding import stream
 from .device import Device
-from .prefetch import ahead, empty_on_host
+from .prefetch import ahead, empty_on_host, to_device
 
 RESIDENT_SHARE = 0.25
 """Share of the device's memory that the training frames may take to be kept there."""
@@ -65,11 +65,17 @@ class Frames:
         self.resident = size <= RESIDENT_SHARE * _free_memory(device.torch)
         self._starts = np.cumsum([0] + [clip.n_frames for clip in clips])
         if self.resident:
-            # Copied out of the read-only memory map: PyTorch has no read-only tensors.
-            frames = np.concatenate([clip.frames for clip in clips])
-            condition = np.concatenate([clip.condition[: clip.n_frames] for clip in clips])
-            self._frames = torch.from_numpy(frames).to(self._device)
-            self._condition = torch.from_numpy(condition).to(self._device)
+            self._frames = self._joined([clip.frames for clip in clips])
+            self._condition = self._joined([clip.condition[: clip.n_frames] for clip in clips])
+
+    def _joined(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """The arrays one after the other, on the device. The host holds a copy of one at a time."""
+        dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+        joined = torch.empty(sum(map(len, arrays)), *arrays[0].shape[1:], dtype=dtype, device=self._device)
+        for start, array in zip(self._starts[:-1], arrays, strict=True):
+            # A copy: PyTorch has no read-only tensors.
+            joined[start : start + len(array)] = torch.from_numpy(array.copy())
+        return joined
 
     def batches(self, rows: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
         """A batch for each item of ``rows``: the frames ``frame [B, T]`` of the clips ``clip [B]`` (both
@@ -88,7 +94,7 @@ class Frames:
         """One batch, see ``batches``."""
         if not self.resident:
             return self._on_device(self._read(clip, frame))
-        index = (torch.from_numpy(self._starts)[clip][:, None] + frame).to(self._device)
+        index = to_device(torch.from_numpy(self._starts)[clip][:, None] + frame, self._device)
         return Batch(to_float(self._frames[index]), to_float(self._condition[index]))
 
     def _on_device(self, parts: tuple[Tensor, Tensor]) -> Batch:
@@ -288,7 +294,7 @@ def augment(
     theta = torch.zeros(B, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = mirror / zoom, 1.0 / zoom
     theta[:, 0, 2], theta[:, 1, 2] = pixels[:, 1] * 2 / W, pixels[:, 0] * 2 / H
-    grid = F.affine_grid(theta, [B, 1, H, W], align_corners=False).to(frames.device)
+    grid = to_device(F.affine_grid(theta, [B, 1, H, W], align_corners=False), frames.device)
     return _warp(frames, grid), _warp(condition, grid)
 
 

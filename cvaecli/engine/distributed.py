@@ -158,9 +158,14 @@ class Agreement:
         self.seconds, self._since = seconds, 0.0
         self._next_step, self._last = step, (step, time.perf_counter())
 
-    def spend(self, seconds: float) -> None:
-        """Count this process's time since the last agreement."""
-        self._since += seconds
+    @contextlib.contextmanager
+    def timing(self) -> Iterator[None]:
+        """Count the block's time as spent on training."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - began
 
     @property
     def total_seconds(self) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,12 @@ from .device import Device
 from .distributed import ALONE, Agreement, World
 from .evaluate import Evaluation, Progress, clips_of_process, evaluate, gathered
 from .graph import Replayed
-from .loss import Loss, NotFiniteError, Part, TermRecord, kl_factor, kl_scale
-from .optimizer import clip_gradients, load_state, make_optimizer, set_lr
+from .loss import Loss, NotFiniteError, TermRecord, kl_factor, kl_scale
+from .optimizer import load_state, make_optimizer, set_lr
 from .rollout_starts import RolloutStarts
 from .split import Split
 from .teacher_forcing import forced
+from .update import Update
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Trainer:
         stop_requested: called between steps and during validations; a result other than 0 stops the training.
         on_validation: called with the progress of a validation.
         interrupted: the result of ``stop_requested`` that stopped the training, else 0.
+        graphs: whether steps are recorded as CUDA graphs.
 
     Raises:
         UserError: the batches cannot be drawn from these clips, augmented, or divided as the config says.
@@ -121,10 +122,10 @@ class Trainer:
         self._interpolated = False  # whether this epoch's weights are already interpolated
         self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
-        self._shared_loss = world.wrap(self._loss)
-        self._graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
-        self.optimizer = make_optimizer(self.model, config, self._graphs)
-        self._replayed = Replayed(self._update)
+        self.graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
+        self.optimizer = make_optimizer(self.model, config, self.graphs)
+        update = Update(world.wrap(self._loss), self.optimizer, config.train, world)
+        self._update = Replayed(update) if self.graphs else update
 
     @functools.cached_property
     def total_steps(self) -> int:
@@ -174,6 +175,10 @@ class Trainer:
                     self._agree()
         except NotFiniteError as error:
             raise self.world.reported_once(error) from None
+        finally:
+            if isinstance(self._update, Replayed):
+                self.optimizer.zero_grad(set_to_none=True)  # gradients are in the memory of the recordings
+                self._update.release()
 
     def _agree(self) -> None:
         stop = self._agreement.agree(self.step, self.stop_requested())
@@ -186,22 +191,23 @@ class Trainer:
             return
         self.model.train()
         steps, log_every = self.sampler.steps(self.epoch), self.config.train.log_every
-        last_report, clock = self.step, time.perf_counter()
-        for batch in self._batches():
-            began = time.perf_counter()
-            scheduled, coins = self._scheduled(self.step), self._forced(self.step)
-            set_lr(self.optimizer, scheduled.lr)
-            self._terms.add(self._train_step(batch, scheduled, coins))
-            self.step += 1
-            self.step_in_epoch += 1
-            forced_share = sum(coins) / len(coins)
-            self._forced_sum += forced_share
+        last_report, clock, batches = self.step, self.seconds, self._batches()
+        while self.step_in_epoch < steps:
             terms = rate = None
-            if self.step % log_every == 0 or self.step_in_epoch == steps or self.step == 1:
-                terms, now = self._terms.report(self.step, self.epoch), time.perf_counter()
+            with self._agreement.timing():  # from asking for the batch; a report waits for the device
+                batch = next(batches)
+                scheduled, coins = self._scheduled(self.step), self._forced(self.step)
+                set_lr(self.optimizer, scheduled.lr)
+                self._terms.add(self._train_step(batch, scheduled, coins))
+                self.step += 1
+                self.step_in_epoch += 1
+                forced_share = sum(coins) / len(coins)
+                self._forced_sum += forced_share
+                if self.step % log_every == 0 or self.step_in_epoch == steps or self.step == 1:
+                    terms = self._terms.report(self.step, self.epoch)
+            if terms is not None:
                 frames = (self.step - last_report) * self.config.train.batch_size * len(coins)
-                rate, last_report, clock = frames / (now - clock), self.step, now
-            self._agreement.spend(time.perf_counter() - began)
+                rate, last_report, clock = frames / (self.seconds - clock), self.step, self.seconds
             yield StepEvent(
                 step=self.step,
                 epoch=self.epoch,
@@ -239,11 +245,9 @@ class Trainer:
         """Roll out the training clips anew at the start of an epoch, if windows start from such rollouts."""
         if not self._starts.wanted or self.epoch == 0 or self.step_in_epoch:
             return
-        began = time.perf_counter()
-        with contextlib.suppress(_InterruptedError):
+        with self._agreement.timing(), contextlib.suppress(_InterruptedError):
             self._starts.renew(self.trained, self.epoch, self._check_stop)
         self.interrupted = int(self.world.greatest(self.stop_requested())[0])
-        self._agreement.spend(time.perf_counter() - began)
 
     def _scheduled(self, step: int) -> Scheduled:
         return Scheduled.at(self.config, step, self.epoch, self.total_steps)
@@ -279,7 +283,8 @@ class Trainer:
     def _row(self) -> dict[str, float | int | None]:
         """The epoch's row of ``metrics.csv``, without its validation."""
         scheduled = self._scheduled(self.step - 1)
-        means = self._terms.means(self.step, self.epoch, self.step_in_epoch)
+        with self._agreement.timing():  # waits for the device, after an early stop
+            means = self._terms.means(self.step, self.epoch, self.step_in_epoch)
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -350,39 +355,14 @@ class Trainer:
         """One optimiser step on this process's rows; returns its ``TRAIN_TERMS``, still on the device."""
         parts = [self._loss.parts(batch, n, self.step, coins) for n in range(self._split.accumulate)]
         numbers = (scheduled.tfr, kl_factor(self.config, self._kl_scale, scheduled.beta))
-        if self._graphs:  # a CUDA graph reads values that change between steps from the device's memory
+        if self.graphs:  # a CUDA graph reads values that change between steps from the device's memory
             device = self.device.torch
-            terms, norm = self._replayed(parts, coins, *(torch.full((), n, device=device) for n in numbers))
+            terms, norm = self._update(parts, coins, *(torch.full((), n, device=device) for n in numbers))
         else:
             terms, norm = self._update(parts, coins, *numbers)
         if self.average:
             self.average.update(self.step)
         return torch.cat((self.world.add(terms), norm))
-
-    def _update(
-        self,
-        parts: Sequence[Sequence[Part]],
-        coins: Sequence[bool],
-        ratio: float | Tensor,
-        weight: float | Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The gradient of all parts and the optimiser's step. Takes and returns tensors without waiting for
-        the device.
-
-        Returns:
-            This process's share of the loss terms ``[4]``; the gradient's norm ``[1]``.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        shares = []
-        for n, rows in enumerate(parts, start=1):
-            with self.world.accumulating(self._shared_loss, n < len(parts)):
-                loss, terms = self._shared_loss(rows, coins, ratio, weight)
-                loss.backward()
-            shares.append(terms)
-        norm = clip_gradients(self.model, self.config.train.grad_clip)
-        self.optimizer.step()
-        total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
-        return total, norm[None]
 
     # --- state ------------------------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ class TermRecord:
         """
         if not self._pending:
             return torch.zeros(0, len(TRAIN_TERMS), dtype=torch.float64)
-        values = torch.stack(self._pending).double().cpu()
+        values = torch.stack(self._pending).cpu().double()  # in this order: MPS has no float64
         if not values.isfinite().all():
             row = int((~values.isfinite()).any(1).nonzero()[0])
             raise _not_finite(step - len(values) + row, epoch, values[row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,18 +39,18 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def clip_gradients(model: VideoCVAE, limit: float | None) -> torch.Tensor:
+def clip_gradients(parameters: Sequence[torch.Tensor], limit: float | None) -> torch.Tensor:
     """Scale the gradients so that their norm over all parameters is at most ``limit``.
 
     Returns:
         The norm before clipping, a scalar on the device.
     """
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     # On a CPU the norm is known here, and smaller gradients need no scaling; on other devices looking at it
     # would wait for the device.
     if limit is not None and (norm.device.type != "cpu" or norm > limit):
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm.detach()
 
 

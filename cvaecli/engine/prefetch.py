@@ -57,9 +57,9 @@ def empty_on_host(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
-def to_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """A copy of a writable array on the device; the host does not wait for it."""
-    tensor = torch.from_numpy(values)
+def to_device(values: npt.NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
+    """A writable array, or a tensor of the host, on the device; the host does not wait for it."""
+    tensor = torch.as_tensor(values)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

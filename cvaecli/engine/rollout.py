@@ -10,6 +10,7 @@ from torch import Tensor
 from ..models.base import State, Step, VideoCVAE, slice_time, stack_steps
 from ..seeding import frame_noise
 from .device import Device
+from .prefetch import to_device
 
 Noise = Callable[[int, int], Sequence[Tensor]]
 """``noise(first, count)``: the noise of ``count`` steps from predicted step ``first`` (counted from 0) on,
@@ -70,7 +71,7 @@ def rollout(
     x, first = past[:, -1], 0
     for piece in conditions:
         K = piece.shape[1]
-        drawn = [n.to(past.device, non_blocking=True) for n in noise(first, K)]
+        drawn = [to_device(n, past.device) for n in noise(first, K)]
         with torch.inference_mode(), device.autocast():
             steps, state = predict(model, state, x, piece, drawn)
         predicted = steps.x_hat.float()

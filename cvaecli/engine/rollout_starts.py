@@ -20,6 +20,7 @@ from ..seeding import stream
 from .batches import to_float
 from .device import Device
 from .evaluate import neighbours
+from .prefetch import to_device
 from .rollout import prior_noise, rollout
 
 LENGTH = 630
@@ -114,8 +115,8 @@ class RolloutStarts:
         coins = torch.rand(self._config.train.batch_size, generator=generator)
         chosen = (coins if rows is None else coins[list(rows)]) < self._share
         before = self._first[clip] + (frame[:, self._n_past] - 1).clamp(min=0)
-        own = to_float(self._frames[before].to(true.device, non_blocking=True))
-        return torch.where(chosen.to(true.device)[:, None, None, None], own, true)
+        own = to_float(to_device(self._frames[before], true.device))
+        return torch.where(to_device(chosen, true.device)[:, None, None, None], own, true)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The rollouts in use, if there are any."""
