@@ -15,6 +15,7 @@ import tools
 
 from cvaecli import bench
 from cvaecli.config.loading import load
+from cvaecli.errors import out_of_memory
 
 GAIN = 1.05
 
@@ -24,7 +25,7 @@ def measured(config: str, given: list[str], steps: int, frames: int, batch: int)
     try:
         return bench(load(config, [*given, f"train.batch_size={batch}"]), steps=steps, frames=frames)
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         return None
 

@@ -34,10 +34,15 @@ COMPARED = ("loss", "recon", "kl", "gradient", "rounding tool", "rounding plain"
 FULL = ("runtime.precision=fp32", "train.ema=null")
 
 
-def training(config: RunConfig) -> dict[str, Any]:
-    """Relative differences of one training step's terms and gradient, and the FLOPs per frame of both."""
+def training(config: RunConfig, tf32: bool = False) -> dict[str, Any]:
+    """Relative differences of one training step's terms and gradient, and the FLOPs per frame of both.
+
+    Args:
+        tf32: let both compute fp32 in TF32 on CUDA, with ten bits of mantissa.
+    """
     config = first_epoch(config, 1)
     device = prepare(config.runtime)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     data = load_data(config, ("train", "val"), Silent())
     trainer = new_trainer(config, 1, data, device)
     model = copy.deepcopy(trainer.model)
@@ -82,7 +87,9 @@ def predictions(config: RunConfig, frames: int) -> float:
     trainer, clip = new_trainer(config, 1, data, device), data.splits["val"][0]
     model = copy.deepcopy(trainer.trained).to(memory_format=torch.contiguous_format).eval()
     theirs = torch.stack(next(plain_pieces(model, clip, config, device.torch)), 1)
-    ours = torch.cat(list(clip_rollout(trainer.trained.eval(), clip, frames, config, device)), 1)
+    ours = torch.cat(
+        list(clip_rollout(device.for_inference(trainer.trained.eval()), clip, frames, config, device)), 1
+    )
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
@@ -108,6 +115,7 @@ def main() -> None:
     """Print the differences as Markdown tables."""
     parser = tools.parser(__doc__)
     parser.add_argument("--frames", type=int, default=16, help="predicted frames that are compared")
+    parser.add_argument("--tf32", action="store_true", help="compute fp32 in TF32 in training steps (CUDA)")
     parser.add_argument("--run", help="a trained run: its PSNR in fp32 and in bf16 instead")
     arguments = parser.parse_intermixed_args()
     if arguments.run:
@@ -116,11 +124,10 @@ def main() -> None:
         row = [arguments.run, *(f"{score:.3f}" for score in scores.values()), f"{change:+.3f}"]
         tools.markdown(["run", "fp32, dB", "bf16, dB", "change, dB (target < 0.05)"], [row])
         return
-    torch.backends.cudnn.allow_tf32 = False  # otherwise only ten bits of mantissa would be compared
     rows = []
     for ratio in (1, 0):
         config = tools.settings(arguments, *FULL, f"teacher_forcing.ratio={ratio}")
-        found = training(config)
+        found = training(config, arguments.tf32)
         numbers = [f"{found[name]:.1e}" for name in COMPARED]
         numbers += [f"{found[name]:.3g}" for name in ("GFLOP plain", "GFLOP tool")]
         rows.append([f"{arguments.config}, {'forced' if ratio else 'free-running'}", *numbers])

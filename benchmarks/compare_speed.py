@@ -74,7 +74,7 @@ def fast_turns(config: RunConfig, clips: int, steps: int) -> Iterator[None]:
     trainer = new_trainer(config, steps, data, device)
     work: Iterator[object]
     if clips:
-        model, clip = trainer.trained.eval(), data.splits["val"][0]
+        model, clip = device.for_inference(trainer.trained.eval()), data.splits["val"][0]
         work = clip_rollout(model, clip, (steps + WARM_UP) * config.eval.chunk, config, device, clips)
     else:
         work = trainer.events()
@@ -90,6 +90,7 @@ def plain_turns(config: RunConfig, clips: int, steps: int) -> Iterator[None]:
         torch.set_num_threads(config.runtime.threads)
     name, cuda = config.runtime.device, torch.cuda.is_available()
     device = torch.device(name if name != "auto" else "cuda" if cuda else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # as in the tool: fp32 means fp32
     data = load_data(config, ("train", "val"), Silent())
     train = data.splits["train"]
     model = build_model(config, train[0].condition.shape[1:])

@@ -32,10 +32,11 @@ def main() -> None:
     data = load_data(config, ("train", "val"), Silent())
     trainer = new_trainer(config, arguments.steps, data, device)
     events, clip = trainer.events(), data.splits["val"][0]
+    model = device.for_inference(trainer.trained.eval()) if arguments.rollout else trainer.model
 
     def work(steps: int) -> None:
         if arguments.rollout:
-            for _ in clip_rollout(trainer.trained.eval(), clip, config.eval.chunk, config, device):
+            for _ in clip_rollout(model, clip, config.eval.chunk, config, device):
                 pass
         else:
             for _ in range(steps):

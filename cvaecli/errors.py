@@ -48,3 +48,13 @@ class ReportedElsewhereError(CvaeError):
     def __init__(self, exit_code: int) -> None:
         super().__init__("ended together with the other processes")
         self.exit_code = exit_code
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch says that a device, or the host, has no memory left.
+
+    By name and text: importing torch here would slow down every ``--help``. CUDA itself says "CUDA error: out
+    of memory".
+    """
+    text = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text

@@ -6,11 +6,21 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import CPU, SIZES, make_clip, make_config, make_model, write_set, yaml_config
+from helpers import (
+    CPU,
+    SIZES,
+    make_clip,
+    make_config,
+    make_model,
+    make_trainer,
+    write_set,
+    yaml_config,
+)
 from torch import nn
 from typer.testing import CliRunner
 
@@ -19,7 +29,8 @@ from cvaecli.api import benchmark
 from cvaecli.api.loading import build_model
 from cvaecli.cli import app
 from cvaecli.config import loading as configs
-from cvaecli.engine import measure
+from cvaecli.engine import graph, measure
+from cvaecli.engine.device import Device
 
 KEYS = {
     *("train_frames_per_s", "rollout_frames_per_s", "peak_gflops", "train_fraction_of_peak"),
@@ -100,6 +111,23 @@ def test_the_timed_steps_never_reach_a_validation(monkeypatch: pytest.MonkeyPatc
     config = configs.load(tiny, ["train.steps_per_epoch=1", "train.max_steps=1"])
     report = cvaecli.bench(config, steps=7, frames=3)
     assert report["steps"] == 7 and report["first_step_counted_from"] == "call"
+
+
+def test_a_timed_rollout_copies_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy for inference is made once, before."""
+    log: list[str] = []
+    copied, timed = Device.for_inference, benchmark.rollout
+    monkeypatch.setattr(Device, "for_inference", lambda *a: log.append("copy") or copied(*a))
+    monkeypatch.setattr(benchmark, "rollout", lambda *a: log.append("rollout") or timed(*a))
+    trainer = make_trainer()
+    data = SimpleNamespace(splits={"val": [make_clip(6)]})
+    assert benchmark._time_rollout(trainer, data, 4, lambda done, total: None) > 0  # type: ignore[arg-type]
+    assert log == ["copy", "rollout", "rollout"]
+
+
+def test_the_timed_steps_come_after_the_recording() -> None:
+    """The step that records is the last one that is not timed, see ``engine.graph``."""
+    assert 1 + benchmark.WARM_UP == graph.WARM_UP + 1
 
 
 # --- what is counted ----------------------------------------------------------------------------------

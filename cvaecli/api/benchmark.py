@@ -13,7 +13,7 @@ import torch
 
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
-from ..engine import measure
+from ..engine import graph, measure
 from ..engine.batches import to_float
 from ..engine.device import Device, prepare
 from ..engine.fit import Event, StepEvent, Trainer
@@ -22,11 +22,11 @@ from ..engine.rollout import prior_noise, rollout
 from ..models.base import VideoCVAE
 from ..reporter import Advance, Reporter, Silent
 from ..run import describe_environment
-from .loading import load_data
+from .loading import load_data, warn_of_unusable_gpu
 from .training import build_trainer
 
-WARM_UP = 2
-"""Number of steps after the first one that are not timed either."""
+WARM_UP = graph.WARM_UP
+"""Number of steps after the first one that are not timed either; a CUDA graph is recorded at the last."""
 
 BLOCKS = 5
 """Number of blocks that the timed steps are divided into; the result is the median block."""
@@ -47,7 +47,7 @@ def bench(
     are repeated if it is shorter than ``frames``.
 
     Args:
-        steps: optimiser steps to time, after three that are not timed.
+        steps: optimiser steps to time, after four that are not timed.
         frames: frames to predict in the timed rollout.
         from_process_start: measure the time to the first step from the start of the process, including
             imports, instead of from this call.
@@ -56,7 +56,7 @@ def bench(
         ``train_frames_per_s`` and ``rollout_frames_per_s`` (predicted frames); ``peak_gflops``, the faster of
         ``peak_gflops_matmul`` and ``peak_gflops_conv``; ``train_fraction_of_peak`` and
         ``rollout_fraction_of_peak`` (FLOPs of a frame as the tool computes it, times frames/s, divided by the
-        peak); ``peak_memory_gb`` of training and rollout (see ``measure.peak_memory``);
+        peak); ``peak_memory_gb`` and ``reserved_memory_gb`` of training and rollout (see ``measure``);
         ``seconds_to_first_step``; and model, device, versions, data and sizes.
 
     Raises:
@@ -66,6 +66,7 @@ def bench(
     age = measure.process_age() if from_process_start else None
     began = time.perf_counter() - (age or 0.0)
     device = prepare(config.runtime)
+    warn_of_unusable_gpu(config, reporter)
     data = load_data(config, ("train", "val"), reporter)
     if device.torch.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device.torch)
@@ -79,7 +80,8 @@ def bench(
         seconds_per_step = _time_steps(events, steps, device, advance)
     with reporter.task("Timing the rollout") as advance:
         seconds = _time_rollout(trainer, data, frames, advance)
-    memory = measure.peak_memory(device)
+    memory, reserved = measure.peak_memory(device), measure.reserved_memory_gb(device)
+    events.close()  # type: ignore[attr-defined]  # gives back the memory of its graphs
     del trainer, events
     with reporter.task("Counting, measuring the peak"):
         flops = _count(config, data, device, frames)
@@ -98,6 +100,7 @@ def bench(
         "peak_gflops_matmul": round(peak.matmul, 2),
         "peak_gflops_conv": round(peak.conv, 2),
         "peak_memory_gb": round(memory / 1e9, 3),
+        "reserved_memory_gb": reserved,
         "seconds_to_first_step": round(to_first_step, 3),
         "first_step_counted_from": "call" if age is None else "process start",
     }
@@ -143,7 +146,8 @@ def _time_steps(events: Iterator[Event], steps: int, device: Device, advance: Ad
 
 def _time_rollout(trainer: Trainer, data: VideoData, frames: int, advance: Advance) -> float:
     """Seconds of one clip's rollout, including its start, after an untimed warm-up."""
-    model, config, device = trainer.trained.eval(), trainer.config, trainer.device
+    config, device = trainer.config, trainer.device
+    model = device.for_inference(trainer.trained.eval())
     clip = data.splits["val"][0]
     for _ in clip_rollout(model, clip, min(frames, config.eval.chunk), config, device):
         pass
@@ -162,7 +166,7 @@ def clip_rollout(
     """``engine.rollout`` of a clip in pieces of ``eval.chunk``, its conditions repeated as often as needed.
 
     Args:
-        model: in evaluation mode, on the device.
+        model: in evaluation mode, on the device; pass it through ``Device.for_inference`` first.
         frames: number of frames to predict.
         clips: number of rows of the batch; they differ only in their noise.
 
@@ -178,8 +182,7 @@ def clip_rollout(
 
     pieces = (load(clip.condition[numbers[k : k + chunk]]) for k in range(0, frames, chunk))
     noise = prior_noise(model, names, size, prior=config.eval.prior, seed=config.seed, n_past=P)
-    ready = device.for_inference(model)
-    return rollout(ready, load(clip.frames[:P]), load(clip.condition[:P]), pieces, noise, device)
+    return rollout(model, load(clip.frames[:P]), load(clip.condition[:P]), pieces, noise, device)
 
 
 def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> dict[str, float]:
@@ -188,7 +191,7 @@ def _count(config: RunConfig, data: VideoData, device: Device, frames: int) -> d
     trainer = new_trainer(config.model_copy(update={"runtime": plain}), 1, data, device)
     events = trainer.events()
     train = measure.count_flops(lambda: next(events))
-    model, clip = trainer.trained.eval(), data.splits["val"][0]
+    model, clip = device.for_inference(trainer.trained.eval()), data.splits["val"][0]
     one, two = (
         measure.count_flops(lambda n=n: list(clip_rollout(model, clip, n, config, device)))  # type: ignore[misc]
         for n in (1, 2)

@@ -14,7 +14,7 @@ from .. import models
 from ..config.schema import RunConfig
 from ..data.clip import VideoData
 from ..data.report import capped
-from ..engine.device import Device, prepare
+from ..engine.device import Device, prepare, unusable_gpu
 from ..engine.distributed import ALONE, World
 from ..errors import UserError
 from ..models.base import VideoCVAE
@@ -70,6 +70,12 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
     for warning in loaded.warnings:
         reporter.warn(warning)
     return loaded
+
+
+def warn_of_unusable_gpu(config: RunConfig, reporter: Reporter) -> None:
+    """Say so if ``runtime.device=auto`` means another device although there is a GPU."""
+    if config.runtime.device == "auto" and (reason := unusable_gpu()):
+        reporter.warn(f"{reason}. Going on without it, which is much slower")
 
 
 def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:

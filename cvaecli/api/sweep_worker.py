@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.loading import load
-from ..errors import CvaeError
+from ..errors import CvaeError, out_of_memory
 from ..reporter import Silent
 from ..run import Run
 from ..signals import InterruptedRun
@@ -145,7 +145,7 @@ def _log_to(path: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return "out of memory on the device (lower train.batch_size, train.window or eval.chunk)"
     text = (str(error).strip().splitlines() or [""])[0][:300]
     return text if isinstance(error, CvaeError) else f"{type(error).__name__}: {text}"

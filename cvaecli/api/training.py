@@ -19,11 +19,12 @@ from ..engine import measure
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, LostProcessError, World, detecting_lost_processes, join
 from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
+from ..engine.graph import WARM_UP
 from ..errors import ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
-from .loading import RUNS, build_model, load_data, load_initial_weights
+from .loading import RUNS, build_model, load_data, load_initial_weights, warn_of_unusable_gpu
 from .tensorboard import opened as opened_tensorboard
 from .tensorboard import require as require_tensorboard
 from .validation import save_strip, validate
@@ -70,8 +71,9 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
 
     Returns:
         Sizes and estimates: ``parameters``, ``steps``, ``seconds_per_step``, ``estimated_minutes`` (training
-        alone, without validations), ``peak_memory_gb``, shapes; ``splits`` has for each split the number of
-        ``clips``, of their ``frames`` in total, and of the frames of the ``shortest`` and ``longest`` clip.
+        alone, without validations), ``peak_memory_gb``, ``reserved_memory_gb`` (see ``measure``), shapes;
+        ``splits`` has for each split the number of ``clips``, of their ``frames`` in total, and of the frames
+        of the ``shortest`` and ``longest`` clip.
     """
     with join(config.runtime.device) as world:
         reporter = (reporter or Silent()) if world.leads else Silent()
@@ -80,8 +82,10 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
 
 def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
     config, device, total = trainer.config, trainer.device, trainer.total_steps
-    # Stay within the first epoch: it ends with a whole validation.
-    count = min(3, trainer.sampler.steps(0), config.train.max_steps or total)
+    # The last step counts: with CUDA graphs the first replay after the recording. Stay within the first
+    # epoch: it ends with a whole validation.
+    wanted = WARM_UP + 2 if trainer.graphs else 3
+    count = min(wanted, trainer.sampler.steps(0), config.train.max_steps or total)
     times = [time.perf_counter()]
     for _ in itertools.islice(trainer.events(), count):
         device.synchronize()
@@ -105,6 +109,7 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
         "seconds_per_step": round(seconds, 4),
         "estimated_minutes": round(seconds * steps / 60, 1),
         "peak_memory_gb": round(measure.peak_memory(device) / 1e9, 2),
+        "reserved_memory_gb": measure.reserved_memory_gb(device),
     }
 
 
@@ -149,6 +154,7 @@ def prepared(
     with world.agreeing():
         require_tensorboard(config)
         device = prepare(config.runtime)
+    warn_of_unusable_gpu(config, reporter)
     data = load_data(config, ("train", "val"), reporter, world)
     with world.agreeing():
         if saved is not None and data.fingerprint != saved["data_fingerprint"]:

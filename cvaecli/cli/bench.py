@@ -59,9 +59,11 @@ def _show(console: Terminal, report: dict[str, Any]) -> None:
     ]
     title = f"{report['model']}, {H}x{W}, {report['precision']}"
     console.table(title, ["", "predicted frames/s", "GFLOP per frame", "of the peak"], rows)
+    reserved = report["reserved_memory_gb"]
     console.result(
         f"peak {report['peak_gflops']:.0f} GFLOP/s (matrix product {report['peak_gflops_matmul']:.0f}, "
-        f"convolution {report['peak_gflops_conv']:.0f}); peak memory {report['peak_memory_gb']:.2f} GB; "
+        f"convolution {report['peak_gflops_conv']:.0f}); peak memory {report['peak_memory_gb']:.2f} GB"
+        f"{'' if reserved is None else f' ({reserved:.2f} GB reserved)'}; "
         f"first step {report['seconds_to_first_step']:.1f} s after the {report['first_step_counted_from']}"
     )
     versions = report["versions"]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import launch
-from ..errors import CvaeError, DataError, ReportedElsewhereError, UserError
+from ..errors import CvaeError, DataError, ReportedElsewhereError, UserError, out_of_memory
 from ..signals import InterruptedRun
 from .console import Terminal
 
@@ -92,8 +92,7 @@ def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) ->
         console.error(f"{error.filename or 'input/output'}: {error.strerror}")
         raise typer.Exit(1) from None
     except RuntimeError as error:
-        # Recognised by name and text: importing torch here would slow down every --help.
-        if debug or not (type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)):
+        if debug or not out_of_memory(error):
             raise
         console.error("out of memory on the device", "lower train.batch_size, train.window or eval.chunk")
         raise typer.Exit(1) from None

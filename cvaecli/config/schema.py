@@ -299,13 +299,14 @@ class RuntimeConfig(Section):
     device: str = "auto"
     """auto (CUDA if there is one, else Apple's MPS, else CPU), cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32."""
+    """auto: bf16 where the device has bf16 matrix units, else fp32. Weights stay fp32. On CUDA fp32 does
+    without TF32."""
     compile: Literal["off", "on", "auto"] = "off"
     """Use torch.compile in training, which takes a minute or more before the first step. auto: on CUDA, if
     the whole run has 5000 steps or more. On a CPU it gained nothing."""
-    graphs: bool = True
+    graphs: bool = False
     """With a single CUDA device: record the training step as a CUDA graph, so that small batches do not wait
-    for Python to launch their kernels."""
+    for Python to launch their kernels. It has not run on a GPU yet."""
     deterministic: bool = False
     """Use only deterministic kernels, which are slower on CUDA."""
     threads: Positive | None = None

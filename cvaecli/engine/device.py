@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,6 +26,9 @@ COMPILING_PAYS = 5000
 """Number of steps from which compiling, which takes a minute or two, is assumed to pay on CUDA: a choice, not
 a measurement. On a CPU a compiled step of the course architecture was as fast as a plain one, after 87 s of
 compiling."""
+
+_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+"""Linux: one folder for each GPU that the driver knows."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h; a threshold of -1 is "never"
 
@@ -72,6 +76,16 @@ class Device:
                 part.to(torch.bfloat16)
         return copied
 
+    @contextlib.contextmanager
+    def many_shapes(self) -> Iterator[None]:
+        """For work on tensors of many shapes: without cuDNN's search for the fastest kernels, which takes
+        its time anew for every shape."""
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
     @property
     def name(self) -> str:
         """The accelerator's or processor's name, for display."""
@@ -97,14 +111,38 @@ def prepare(runtime: RuntimeConfig) -> Device:
     _keep_freed_memory()
     if runtime.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler
         torch.use_deterministic_algorithms(runtime.deterministic)
-    if torch.cuda.is_available():
-        torch.backends.cudnn.benchmark = not runtime.deterministic
     device = _choose(runtime.device)
+    if device.type == "cuda":
+        _prepare_cuda(device, runtime.deterministic)
     bf16 = runtime.precision == "bf16" or (runtime.precision == "auto" and _has_bf16_units(device))
     return Device(device, bf16)
 
 
+def unusable_gpu() -> str:
+    """Why PyTorch cannot use the GPU of this machine; empty if it can, or if there is none."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.cuda.device_count():  # by the driver's own library, which older drivers have too
+        return (
+            f"there is a GPU, but PyTorch {torch.__version__} cannot use it: "
+            "its driver is too old for this version's CUDA, or does not work"
+        )
+    if torch.version.cuda is None and any(_NVIDIA_GPUS.glob("*")):
+        return f"there is a GPU, but PyTorch {torch.__version__} is a version without CUDA"
+    return ""
+
+
+def _prepare_cuda(device: torch.device, deterministic: bool) -> None:
+    torch.cuda.set_device(device)  # where streams are made and graphs recorded
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:  # cuBLAS reads it when it is first used; PyTorch insists on it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # fp32 means fp32. By default PyTorch computes such convolutions in TF32, with ten bits of mantissa.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _choose(name: str) -> torch.device:
+    """The device of ``runtime.device``; a CUDA device with its number."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -121,7 +159,12 @@ def _choose(name: str) -> torch.device:
         "mps": int(torch.backends.mps.is_available()),
     }.get(device.type, 0)
     if (device.index or 0) >= found:
-        raise UserError(f"runtime.device: there is no {name} on this machine", "use runtime.device=auto")
+        reason = unusable_gpu() if device.type == "cuda" else ""
+        raise UserError(
+            f"runtime.device: {reason or f'there is no {name} on this machine'}", "use runtime.device=auto"
+        )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

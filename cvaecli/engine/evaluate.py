@@ -239,8 +239,11 @@ def evaluate(
     model.eval()
     try:
         setup = _Setup(device.for_inference(model), device, config, n_past, seed, recon, with_ssim, advance)
-        for group in neighbours(usable, lambda c: predicted_frames(c, n_past, n_future), config.batch_size):
-            scores += _ClipGroup(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
+        with device.many_shapes():
+            for group in neighbours(
+                usable, lambda c: predicted_frames(c, n_past, n_future), config.batch_size
+            ):
+                scores += _ClipGroup(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
     finally:
         model.train(was_training)
     return Evaluation(scores)

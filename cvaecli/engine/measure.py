@@ -111,6 +111,14 @@ def peak_memory(device: Device) -> float:
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def reserved_memory_gb(device: Device) -> float | None:
+    """Most memory in GB that PyTorch has taken from a CUDA device so far: that of tensors and of recorded
+    graphs, and what it keeps for later. None on other devices."""
+    if device.torch.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_reserved(device.torch) / 1e9, 3)
+
+
 def process_age() -> float | None:
     """Seconds since this process was started, to a hundredth; None where the system does not say."""
     try:

@@ -271,4 +271,15 @@ def add_side(y: Tensor, side: Tensor) -> Tensor:
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps: means of cells to shrink, repeated cells to grow."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="area")
+    if x.shape[-2:] == size:
+        return x
+    if torch.are_deterministic_algorithms_enabled():  # which refuse the gradient of the call below on CUDA
+        return _means(_means(x, -2, size[0]), -1, size[1])
+    return F.interpolate(x, size, mode="area")
+
+
+def _means(x: Tensor, axis: int, cells: int) -> Tensor:
+    """Resize one axis: each of ``cells`` is the mean of the cells that it overlaps."""
+    n = x.shape[axis]
+    bounds = [(k * n // cells, -(-(k + 1) * n // cells)) for k in range(cells)]
+    return torch.cat([x.narrow(axis, a, b - a).mean(axis, keepdim=True) for a, b in bounds], axis)
