@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import SIZES, write_set, yaml_config
 
 from cvaecli.config import loading as configs
@@ -16,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import compare_numbers
 import compare_speed
 import first_step
+import gpu_check
 
 
 @pytest.fixture
@@ -56,6 +59,57 @@ def test_agreement(tiny: RunConfig) -> None:
 
 def test_the_first_step_of_the_real_command(tiny: RunConfig) -> None:
     assert first_step.seconds_to_first_step(tiny) > 0
+
+
+# --- the first half hour on a GPU ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["versions", "clock", "waits", "agreement"])
+def test_a_check_that_needs_no_gpu_runs(name: str) -> None:
+    found = gpu_check.checked(name, [])
+    assert found.summary and found.passed is not False, found.summary
+
+
+NEEDS_A_GPU = (
+    "tests",
+    "graphs",
+    "prefetch",
+    "refused",
+    "coins",
+    "speed",
+    "rollouts",
+    "layouts",
+    "validation",
+)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+@pytest.mark.parametrize("name", NEEDS_A_GPU)
+def test_what_needs_a_gpu_is_left_out(name: str) -> None:
+    found = gpu_check.checked(name, [])
+    assert found.passed is None and "needs" in found.summary
+
+
+def test_the_table_has_every_check_whatever_happens_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that raises fails like one whose process crashes or never ends; all others still run."""
+
+    def broken(given: Sequence[str]) -> gpu_check.Found:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setitem(gpu_check.CHECKS, "broken", broken)
+    raised = gpu_check.checked("broken", [])
+    assert raised == (False, "RuntimeError: CUDA error: an illegal memory access was encountered", ())
+    crashed = gpu_check.checked_apart("no such check", [])  # its process ends without a result
+    assert crashed.passed is False and "status 1" in crashed.summary
+    endless = gpu_check.checked_apart("versions", [], seconds=0.01)
+    assert endless.passed is False and "not done" in endless.summary
+    found = {"a": raised, "b": gpu_check.Found(True, "fine", ["pose: 7 frames/s"]), "c": crashed}
+    gpu_check.report(found, dict.fromkeys(found, 1.0))
+    told = capsys.readouterr().out
+    assert "| a | FAILED | 1 | RuntimeError" in told and "| b | passed | 1 | fine |" in told
+    assert told.rstrip().endswith("For docs/performance.md:\n\n- pose: 7 frames/s")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the scripts measure memory in /proc")
