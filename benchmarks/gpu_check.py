@@ -45,13 +45,13 @@ from cvaecli.engine.fit import StepEvent, Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.engine.measure import reserved_memory_gb
 from cvaecli.reporter import Silent
-from cvaecli.run import read_rows
+from cvaecli.run import describe_environment, read_rows
 
 FAMILIES = ("pose", "reference", "quickstart-robot")
 SMALL = {
-    "pose": ["model.frame_dim=8", "model.label_dim=2", "model.z_dim=4", "model.fusion_dim=8"],
-    "reference": ["model.widths=[16,16]", "model.encoder_blocks=[0,1]", "model.decoder_blocks=[0]"],
-    "quickstart-robot": ["model.width=4", "model.g_dim=8", "model.z_dim=4", "model.rnn_size=8"],
+    "pose": "frame_dim=8 label_dim=2 z_dim=4 fusion_dim=8",
+    "reference": "widths=[16,16] encoder_blocks=[0,1] decoder_blocks=[0]",
+    "quickstart-robot": "width=4 g_dim=8 z_dim=4 rnn_size=8",
 }
 """What makes the models tiny where there is no GPU."""
 STEPS = 4 * (WARM_UP + 1)
@@ -86,7 +86,11 @@ def need(gpus: int) -> None:
 
 def settings(name: str, given: Sequence[str], *own: str) -> RunConfig:
     """A built-in config in fp32 with CUDA graphs, tiny where there is no GPU."""
-    tiny = [] if torch.cuda.is_available() else [*SMALL[name], "train.batch_size=2", "runtime.threads=1"]
+    tiny: list[str] = []
+    if not torch.cuda.is_available():
+        window = min(load(name).train.window, 4)
+        tiny = [*(f"model.{size}" for size in SMALL[name].split()), "runtime.threads=1"]
+        tiny += ["train.batch_size=2", f"train.window={window}"]
     mine = [] if name == "quickstart-robot" else given
     usual = ["runtime.precision=fp32", "runtime.graphs=true", "train.log_every=1"]
     return load(name, [*usual, *tiny, *mine, *own])
@@ -141,7 +145,7 @@ def versions(given: Sequence[str]) -> Found:
     """What the numbers belong to."""
     device = prepare(load("pose").runtime)
     print(f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
-    print(f"{device.name}, {device.precision}; cvae {cvaecli.__version__}")
+    print(f"{device.name}, {device.precision}; cvae {describe_environment()['versions']['cvae']}")
     if device.torch.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         subprocess.run(query, check=False)
@@ -449,12 +453,13 @@ def processes(given: Sequence[str]) -> Found:
 
 
 @contextlib.contextmanager
-def launched(folder: str, count: int, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def launched(folder: str, count: int, name: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """``cvae train`` in ``count`` processes; whatever is left of it at the end is killed."""
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
     )
-    command = [sys.executable, *launcher, "-m", "cvaecli", "train", "-q", "-c", "config.yaml", "--name", name]
+    command = [sys.executable, *launcher, "-m", "cvaecli", "train", "-q"]
+    command += ["-c", "config.yaml", "--name", name, *more]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=sys.stderr, start_new_session=True
@@ -470,7 +475,7 @@ def launched(folder: str, count: int, name: str) -> Iterator[subprocess.Popen[by
 def _killed(folder: str, count: int) -> str:
     """Kill one process of a training; how the rest ended, or an empty text if it did not."""
     rows = Path(folder, "runs", "killed", "steps.csv")
-    with launched(folder, count, "killed") as process:
+    with launched(folder, count, "killed", "train.steps_per_epoch=100000") as process:
         deadline = time.monotonic() + SECONDS / 3
         while not (rows.exists() and rows.read_text().count("\n") > 3):
             if process.poll() is not None or time.monotonic() > deadline:
