@@ -43,7 +43,6 @@ from cvaecli.engine import batches
 from cvaecli.engine.device import Device, prepare, unusable_gpu
 from cvaecli.engine.fit import StepEvent, Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
-from cvaecli.engine.measure import reserved_memory_gb
 from cvaecli.reporter import Silent
 from cvaecli.run import describe_environment, read_rows
 
@@ -109,7 +108,6 @@ class Trained(NamedTuple):
     weights: torch.Tensor  # all of them, float64 on the host
     recordings: int
     warned: list[str]
-    reserved_gb: float | None
 
 
 def trained(config: RunConfig, steps: int = STEPS) -> Trained:
@@ -123,7 +121,7 @@ def trained(config: RunConfig, steps: int = STEPS) -> Trained:
         recordings = len(update._recordings) if isinstance(update, Replayed) else 0
     weights = torch.cat([p.detach().cpu().double().flatten() for p in trainer.model.parameters()])
     warned = [str(one.message) for one in told]
-    return Trained(losses, weights, recordings, warned, reserved_memory_gb(trainer.device))
+    return Trained(losses, weights, recordings, warned)
 
 
 def loss(event: object) -> float:
@@ -253,7 +251,7 @@ def coins(given: Sequence[str]) -> Found:
 
 def resume(given: Sequence[str]) -> Found:
     """An interrupted training goes on bit for bit, with deterministic kernels."""
-    own = ["runtime.deterministic=true", "train.epochs=1", "eval.clips=1", "eval.frames=4"]
+    own = ["runtime.deterministic=true", "train.epochs=1", "eval.every=0", "data.n_future=4"]
     good, wrong = True, []
     for name in FAMILIES if torch.cuda.is_available() else FAMILIES[:1]:
         config = settings(name, given, *own, f"train.steps_per_epoch={STEPS}")
@@ -431,7 +429,7 @@ def processes(given: Sequence[str]) -> Found:
         need(2)
     count = gpus or 2
     own = [f"runtime.device={'cuda' if gpus else 'cpu'}", f"train.batch_size={4 * count}", "eval.every=0"]
-    own += ["train.epochs=1", f"train.steps_per_epoch={2 * STEPS}", "eval.clips=1", "eval.frames=4"]
+    own += ["train.epochs=1", f"train.steps_per_epoch={2 * STEPS}", "data.n_future=4"]
     config = settings("pose", given, *own)
     load_data(config, ("train", "val"), Silent())  # the cache, once
     with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,7 @@ from cvaecli.engine.batches import Frames, augment
 from cvaecli.engine.device import Device, prepare, unusable_gpu
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.graph import WARM_UP
+from cvaecli.engine.measure import memory_gb
 from cvaecli.errors import UserError, out_of_memory
 from cvaecli.models.svg import backbones
 from cvaecli.reporter import Silent
@@ -119,6 +120,14 @@ def test_a_pytorch_without_cuda_beside_a_gpu_is_named(
 )
 def test_every_way_to_say_out_of_memory_is_understood(text: str) -> None:
     assert out_of_memory(RuntimeError(text)) and not out_of_memory(RuntimeError("shape [2] is wrong"))
+
+
+def test_reports_tell_what_cuda_has_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2e9)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5e9)
+    cuda = Device(torch.device("cuda", 0), False)
+    assert memory_gb(cuda) == {"peak_memory_gb": 2.0, "reserved_memory_gb": 5.0}
+    assert set(memory_gb(CPU)) == {"peak_memory_gb"}
 
 
 def test_an_estimate_takes_a_step_after_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:

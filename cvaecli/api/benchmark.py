@@ -56,7 +56,7 @@ def bench(
         ``train_frames_per_s`` and ``rollout_frames_per_s`` (predicted frames); ``peak_gflops``, the faster of
         ``peak_gflops_matmul`` and ``peak_gflops_conv``; ``train_fraction_of_peak`` and
         ``rollout_fraction_of_peak`` (FLOPs of a frame as the tool computes it, times frames/s, divided by the
-        peak); ``peak_memory_gb`` and ``reserved_memory_gb`` of training and rollout (see ``measure``);
+        peak); memory of training and rollout (see ``measure.memory_gb``);
         ``seconds_to_first_step``; and model, device, versions, data and sizes.
 
     Raises:
@@ -80,7 +80,7 @@ def bench(
         seconds_per_step = _time_steps(events, steps, device, advance)
     with reporter.task("Timing the rollout") as advance:
         seconds = _time_rollout(trainer, data, frames, advance)
-    memory, reserved = measure.peak_memory(device), measure.reserved_memory_gb(device)
+    memory = measure.memory_gb(device)
     events.close()  # type: ignore[attr-defined]  # gives back the memory of its graphs
     del trainer, events
     with reporter.task("Counting, measuring the peak"):
@@ -99,8 +99,7 @@ def bench(
         "peak_gflops": round(max(peak), 2),
         "peak_gflops_matmul": round(peak.matmul, 2),
         "peak_gflops_conv": round(peak.conv, 2),
-        "peak_memory_gb": round(memory / 1e9, 3),
-        "reserved_memory_gb": reserved,
+        **memory,
         "seconds_to_first_step": round(to_first_step, 3),
         "first_step_counted_from": "call" if age is None else "process start",
     }

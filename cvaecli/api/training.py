@@ -71,9 +71,9 @@ def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str,
 
     Returns:
         Sizes and estimates: ``parameters``, ``steps``, ``seconds_per_step``, ``estimated_minutes`` (training
-        alone, without validations), ``peak_memory_gb``, ``reserved_memory_gb`` (see ``measure``), shapes;
-        ``splits`` has for each split the number of ``clips``, of their ``frames`` in total, and of the frames
-        of the ``shortest`` and ``longest`` clip.
+        alone, without validations), memory (see ``measure.memory_gb``), shapes; ``splits`` has for each split
+        the number of ``clips``, of their ``frames`` in total, and of the frames of the ``shortest`` and
+        ``longest`` clip.
     """
     with join(config.runtime.device) as world:
         reporter = (reporter or Silent()) if world.leads else Silent()
@@ -108,8 +108,7 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
         "estimated_minutes": round(seconds * steps / 60, 1),
-        "peak_memory_gb": round(measure.peak_memory(device) / 1e9, 2),
-        "reserved_memory_gb": measure.reserved_memory_gb(device),
+        **measure.memory_gb(device),
     }
 
 

@@ -59,7 +59,7 @@ def _show(console: Terminal, report: dict[str, Any]) -> None:
     ]
     title = f"{report['model']}, {H}x{W}, {report['precision']}"
     console.table(title, ["", "predicted frames/s", "GFLOP per frame", "of the peak"], rows)
-    reserved = report["reserved_memory_gb"]
+    reserved = report.get("reserved_memory_gb")
     console.result(
         f"peak {report['peak_gflops']:.0f} GFLOP/s (matrix product {report['peak_gflops_matmul']:.0f}, "
         f"convolution {report['peak_gflops_conv']:.0f}); peak memory {report['peak_memory_gb']:.2f} GB"

@@ -46,7 +46,7 @@ class StepEvent:
     forced: float  # share of this step's inputs that were teacher-forced
     lr: float
     terms: dict[str, float] | None
-    frames_per_s: float | None  # predicted frames per second since the last report
+    frames_per_s: float | None  # predicted frames per second of training since the last report
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,13 @@ def peak_memory(device: Device) -> float:
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def reserved_memory_gb(device: Device) -> float | None:
-    """Most memory in GB that PyTorch has taken from a CUDA device so far: that of tensors and of recorded
-    graphs, and what it keeps for later. None on other devices."""
-    if device.torch.type != "cuda":
-        return None
-    return round(torch.cuda.max_memory_reserved(device.torch) / 1e9, 3)
+def memory_gb(device: Device) -> dict[str, float]:
+    """``peak_memory_gb``, see ``peak_memory``; on CUDA also ``reserved_memory_gb``, the most that PyTorch has
+    taken from the device so far: for tensors and recorded graphs, and what it keeps for later."""
+    found = {"peak_memory_gb": round(peak_memory(device) / 1e9, 3)}
+    if device.torch.type == "cuda":
+        found["reserved_memory_gb"] = round(torch.cuda.max_memory_reserved(device.torch) / 1e9, 3)
+    return found
 
 
 def process_age() -> float | None:
