@@ -21,6 +21,7 @@ from helpers import (
     write_set,
     yaml_config,
 )
+from test_fast_step import recorded
 from torch import nn
 from typer.testing import CliRunner
 
@@ -29,8 +30,9 @@ from cvaecli.api import benchmark
 from cvaecli.api.loading import build_model
 from cvaecli.cli import app
 from cvaecli.config import loading as configs
-from cvaecli.engine import graph, measure
+from cvaecli.engine import measure
 from cvaecli.engine.device import Device
+from cvaecli.engine.graph import Replayed
 
 KEYS = {
     *("train_frames_per_s", "rollout_frames_per_s", "peak_gflops", "train_fraction_of_peak"),
@@ -126,8 +128,15 @@ def test_a_timed_rollout_copies_no_model(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_timed_steps_come_after_the_recording() -> None:
-    """The step that records is the last one that is not timed, see ``engine.graph``."""
-    assert 1 + benchmark.WARM_UP == graph.WARM_UP + 1
+    """All of them are replays."""
+    trainer, seen = make_trainer(make_config(train={"steps_per_epoch": 20})), []
+    recorded(trainer)
+    update, events = trainer._update, trainer.events()
+    assert isinstance(update, Replayed)
+    device = SimpleNamespace(synchronize=lambda: seen.append(len(update._recordings)))
+    next(events)
+    benchmark._time_steps(events, 2, device, lambda done, total: None)  # type: ignore[arg-type]
+    assert seen == [1] * 4, "before and after each of two blocks"
 
 
 # --- what is counted ----------------------------------------------------------------------------------
