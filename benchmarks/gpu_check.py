@@ -269,9 +269,10 @@ def resume(given: Sequence[str]) -> Found:
 def agreement(given: Sequence[str]) -> Found:
     """The tool against the plain path, with and without TF32."""
     cuda, good, lines = torch.cuda.is_available(), True, []
+    own = ["train.ema=null", "train.recon=mse", "kl.reduction=sum"]  # what the plain path has
     for name in ("pose", "quickstart-robot"):
         for tf32 in (False, True) if cuda else (False,):
-            found = compare_numbers.training(settings(name, given, "train.ema=null"), tf32)
+            found = compare_numbers.training(settings(name, given, *own), tf32)
             worst = max(found[key] for key in ("loss", "recon", "kl", "gradient"))
             good = good and (tf32 or worst < 1e-4)
             lines.append(f"{name}, {'TF32' if tf32 else 'fp32'}: furthest from the plain path {worst:.1e}")
