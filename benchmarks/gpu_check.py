@@ -273,7 +273,9 @@ def agreement(given: Sequence[str]) -> Found:
     for name in ("pose", "quickstart-robot"):
         for tf32 in (False, True) if cuda else (False,):
             found = compare_numbers.training(settings(name, given, *own), tf32)
-            worst = max(found[key] for key in ("loss", "recon", "kl", "gradient"))
+            print(name, {key: f"{value:.1e}" for key, value in found.items()}, flush=True)
+            # Not the KL by itself: that of a new model is a difference of nearly equal numbers.
+            worst = max(found[key] for key in ("loss", "recon", "gradient"))
             good = good and (tf32 or worst < 1e-4)
             lines.append(f"{name}, {'TF32' if tf32 else 'fp32'}: furthest from the plain path {worst:.1e}")
     return Found(good, "; ".join(lines), lines if cuda else [])
