@@ -430,9 +430,9 @@ def processes(given: Sequence[str]) -> Found:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus == 1:
         need(2)
-    count = gpus or 2
+    count, steps = gpus or 2, 2 * STEPS if gpus else 6
     own = [f"runtime.device={'cuda' if gpus else 'cpu'}", f"train.batch_size={4 * count}", "eval.every=0"]
-    own += ["train.epochs=1", f"train.steps_per_epoch={2 * STEPS}", "data.n_future=4"]
+    own += ["train.epochs=1", f"train.steps_per_epoch={steps}", "data.n_future=4"]
     config = settings("pose", given, *own)
     load_data(config, ("train", "val"), Silent())  # the cache, once
     with tempfile.TemporaryDirectory() as folder:
