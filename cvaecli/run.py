@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import json
@@ -10,14 +11,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config.schema import RunConfig
-from .errors import UserError
-from .files import csv_cells, write_csv, write_text
+from .errors import CvaeError, UserError
+from .files import csv_cells, flush, write_csv, write_text
 from .terms import TRAIN_TERMS, VAL_TERMS
 
 METRIC_COLUMNS = [
@@ -91,6 +92,38 @@ class Run:
         """The folder's name."""
         return self.path.name
 
+    # --- one training at a time -------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock. The kernel releases it however the process ends, so none is ever stale.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another process is training this run",
+                "wait for it or stop it; its process number is in run.json",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def require(self) -> None:
+        """Raise a `CvaeError` if the folder is gone: files would otherwise be written to a new one."""
+        if not (self.path / "checkpoints").is_dir():
+            raise CvaeError(
+                f"{self.path}: the run folder is gone; was it moved or deleted while it was training?",
+                "if it was moved: cvae train --resume NEW_PLACE",
+            )
+
     # --- small files ------------------------------------------------------------------------------
 
     def write_config(self, config: RunConfig) -> None:
@@ -99,6 +132,7 @@ class Run:
 
     def update_info(self, **values: Any) -> None:
         """Change or add entries of ``run.json``."""
+        self.require()
         path = self.path / "run.json"
         info = self.info()
         info.update(values, updated=_now())
@@ -130,6 +164,11 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(csv_cells(row))
+
+    def flush_steps(self) -> None:
+        """Wait until ``steps.csv`` is on the disk."""
+        if (self.path / "steps.csv").exists():
+            flush(self.path / "steps.csv")
 
     def forget_after(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run repeats these steps."""

@@ -12,7 +12,7 @@ import difflib
 import importlib.resources
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -183,6 +183,22 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
             from_dict(raw, where=where)  # raises where the file itself is wrong
             where = _blamed(overrides, error.message) or f"{where} with these overrides"
         raise UserError(f"{where}: {error.message}", error.hint) from None
+
+
+def changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
+    """The keys in which two configs differ, e.g. ``train.epochs``, with ``[old, new]`` values; None for a key
+    that only one of them has."""
+    old, new = dict(_leaves(before.to_dict())), dict(_leaves(after.to_dict()))
+    keys = {**old, **new}
+    return {key: [old.get(key), new.get(key)] for key in keys if old.get(key) != new.get(key)}
+
+
+def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _blamed(overrides: Sequence[str], message: str) -> str:

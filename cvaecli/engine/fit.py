@@ -23,9 +23,10 @@ from .device import Device
 from .distributed import ALONE, Agreement, World
 from .evaluate import Evaluation, Progress, clips_of_process, evaluate, gathered
 from .graph import Replayed
-from .loss import Loss, NotFiniteError, Part, TermRecord, kl_factor, kl_scale
+from .loss import Loss, Part, TermRecord, kl_factor, kl_scale
 from .optimizer import clip_gradients, load_state, make_optimizer, set_lr
 from .rollout_starts import RolloutStarts
+from .skipping import NotFiniteError, Skips, require_finite
 from .split import Split
 from .teacher_forcing import forced
 
@@ -34,7 +35,8 @@ from .teacher_forcing import forced
 class StepEvent:
     """One optimiser step is done.
 
-    ``terms`` holds the means over the steps since the last report, None between two reports.
+    ``terms`` holds the means over the steps since the last report, None between two reports. ``skips`` has a
+    line for each of these steps that was skipped because a term was not finite.
     """
 
     step: int  # steps done since training began
@@ -47,6 +49,7 @@ class StepEvent:
     lr: float
     terms: dict[str, float] | None
     frames_per_s: float | None  # predicted frames per second since the last report
+    skips: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Trainer:
         self.on_validation: Progress | None = None
         self.interrupted = 0
         self._agreement = Agreement(world)
-        self._terms = TermRecord(device.torch)
+        self._terms = TermRecord(device.torch, config.train.max_skips)
         self._forced_sum = 0.0  # sum of the forced shares of this epoch's steps
         self._interpolated = False  # whether this epoch's weights are already interpolated
         self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
@@ -124,6 +127,7 @@ class Trainer:
         self._shared_loss = world.wrap(self._loss)
         self._graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
         self.optimizer = make_optimizer(self.model, config, self._graphs)
+        self._skips = Skips(self.model, self.optimizer)
         self._replayed = Replayed(self._update)
 
     @functools.cached_property
@@ -147,6 +151,11 @@ class Trainer:
         return self.epoch >= self.config.train.epochs or self._stopped()
 
     @property
+    def skipped(self) -> int:
+        """Steps skipped so far because they were not finite, as far as they are reported."""
+        return self._terms.skipped
+
+    @property
     def seconds(self) -> float:
         """Seconds of training, including those before a resume."""
         return self._agreement.total_seconds
@@ -163,7 +172,8 @@ class Trainer:
         """Train until finished or ``interrupted``. ``state_dict`` may be called between two events.
 
         Raises:
-            CvaeError: the loss is not finite; no numbers of the broken steps were reported.
+            CvaeError: more than ``train.max_skips`` steps were not finite. They were skipped, so the state is
+                the last good one and may be saved.
         """
         try:
             while not (self.finished or self.interrupted):
@@ -197,8 +207,10 @@ class Trainer:
             forced_share = sum(coins) / len(coins)
             self._forced_sum += forced_share
             terms = rate = None
+            skips: Sequence[str] = ()
             if self.step % log_every == 0 or self.step_in_epoch == steps or self.step == 1:
                 terms, now = self._terms.report(self.step, self.epoch), time.perf_counter()
+                skips = self._terms.new_skips()
                 frames = (self.step - last_report) * self.config.train.batch_size * len(coins)
                 rate, last_report, clock = frames / (now - clock), self.step, now
             self._agreement.spend(time.perf_counter() - began)
@@ -213,6 +225,7 @@ class Trainer:
                 lr=scheduled.lr,
                 terms=terms,
                 frames_per_s=rate,
+                skips=skips,
             )
             if self._agreement.due(self.step):
                 self._agree()
@@ -279,7 +292,7 @@ class Trainer:
     def _row(self) -> dict[str, float | int | None]:
         """The epoch's row of ``metrics.csv``, without its validation."""
         scheduled = self._scheduled(self.step - 1)
-        means = self._terms.means(self.step, self.epoch, self.step_in_epoch)
+        means = self._terms.means(self.step_in_epoch)
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -357,7 +370,7 @@ class Trainer:
             terms, norm = self._update(parts, coins, *numbers)
         if self.average:
             self.average.update(self.step)
-        return torch.cat((self.world.add(terms), norm))
+        return torch.cat((terms, norm))
 
     def _update(
         self,
@@ -370,8 +383,9 @@ class Trainer:
         the device.
 
         Returns:
-            This process's share of the loss terms ``[4]``; the gradient's norm ``[1]``.
+            The loss terms of the whole batch ``[4]``; the gradient's norm ``[1]``.
         """
+        self._skips.keep()
         self.optimizer.zero_grad(set_to_none=True)
         shares = []
         for n, rows in enumerate(parts, start=1):
@@ -380,17 +394,23 @@ class Trainer:
                 loss.backward()
             shares.append(terms)
         norm = clip_gradients(self.model, self.config.train.grad_clip)
+        total = self.world.add(shares[0] if len(shares) == 1 else torch.stack(shares).sum(0))
+        self._skips.decide(total, norm)  # the same in all processes
         self.optimizer.step()
-        total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
         return total, norm[None]
 
     # --- state ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to continue bit for bit: tensors, numbers and text. It does not
-        depend on the number of processes. Call it in the first process; the others need not take part."""
+        depend on the number of processes. Call it in the first process; the others need not take part.
+
+        Raises:
+            NotFiniteError: a finite gradient was so large that a weight is infinite now.
+        """
+        require_finite(self.model, self.step)
         state: dict[str, Any] = {
-            **self._terms.state_dict(self.step, self.epoch),
+            **self._terms.state_dict(),
             "step": self.step,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
