@@ -18,7 +18,7 @@ from typing import Any
 
 from .config.schema import RunConfig
 from .errors import CvaeError, UserError
-from .files import csv_cells, flush, write_csv, write_text
+from .files import csv_cells, flush, read_json, write_csv, write_text
 from .terms import TRAIN_TERMS, VAL_TERMS
 
 METRIC_COLUMNS = [
@@ -141,13 +141,7 @@ class Run:
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``; empty if it does not exist yet."""
         path = self.path / "run.json"
-        if not path.is_file():
-            return {}
-        try:
-            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not readable as JSON: {error}", "restore or delete the file") from None
-        return info
+        return read_json(path) if path.is_file() else {}
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Add an epoch's row to ``metrics.csv``; an old row of this epoch or of a later one is replaced."""
@@ -268,13 +262,22 @@ def _git_state() -> str | None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; a last line cut short by a crash is left out."""
+    """The rows of a run's CSV file. Lines without a step, and a last line cut short by a crash, are left out.
+
+    Raises:
+        UserError: the file is no such table.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
-    return list(csv.DictReader(lines))
+    try:
+        rows = list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise UserError(f"{path}: damaged: {error}", "correct or delete the file") from None
+    # After a power failure the end of a file may consist of zero bytes.
+    return [row for row in rows if all((row.get(key) or "0").isdecimal() for key in ("step", "epoch"))]
 
 
 def _now() -> str:

@@ -161,7 +161,13 @@ def prepared(
             )
         trainer = build_trainer(config, data, device, reporter, saved is None, world)
         if saved is not None:
-            trainer.load_state_dict(saved["trainer"], saved["model"])
+            try:
+                trainer.load_state_dict(saved["trainer"], saved["model"])
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise UserError(
+                    f"the checkpoint does not fit this model or this version: {error!r:.200}",
+                    "start a new run from its weights: train.init=FILE",
+                ) from None
     wanted, effective = config.train.prior_share, trainer.prior_share
     if abs(wanted - effective) > 1e-9:
         reporter.warn(

@@ -307,7 +307,7 @@ def _explain(fault: Any, prefix: str, known: Sequence[str]) -> tuple[str, str]:
     Args:
         known: every key of the config, e.g. ``train.epochs``.
     """
-    key = prefix + ".".join(str(part) for part in fault["loc"])
+    key = (prefix + ".".join(str(part) for part in fault["loc"])).rstrip(".")
     if fault["type"] == "extra_forbidden":
         return _unknown(key, known)
     if fault["type"] == "value_error":

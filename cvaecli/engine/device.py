@@ -97,6 +97,8 @@ def prepare(runtime: RuntimeConfig) -> Device:
     _keep_freed_memory()
     if runtime.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler
         torch.use_deterministic_algorithms(runtime.deterministic)
+    if runtime.deterministic:  # cuBLAS refuses to work deterministically without it; read when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = not runtime.deterministic
     device = _choose(runtime.device)

@@ -272,7 +272,9 @@ class Plan(BaseModel):
         """
         path = folder / FILE
         try:
-            return cls.model_validate(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+            return cls.model_validate(
+                parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+            )
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise UserError(

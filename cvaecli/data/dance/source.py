@@ -127,6 +127,7 @@ class Dance:
                     f"{strip.name}: the frames look like labels and the labels like photographs; "
                     "are the two folders exchanged?"
                 )
+            found.warnings += _flat_warnings(strip, frames, labels)
             clips = self._clips(strip, cut, frames, labels, found)
             for name, start, stop in clips:
                 rows = Rows(f"{strip.array}-frames", start, min(stop, len(strip.frames)))
@@ -348,6 +349,19 @@ def _unpaired(split: str, image: Listing, label: Listing) -> list[str]:
         f"{labels[n].name}: no frame {split}/{split}_img/{n}.png; add it or remove the label" for n in more
     ]
     return capped(no_label, f"{split}/{split}_img") + capped(no_frame, f"{split}/{split}_label")
+
+
+def _flat_warnings(strip: Strip, frames: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> list[str]:
+    signs = (
+        (frames, "frames", "of one colour; copy them again, or leave them out with a clips.csv"),
+        (labels, "labels", "blank; there the model is told nothing"),
+    )
+    lines = []
+    for values, what, why in signs:
+        numbers = [strip.numbers[i] for i in np.flatnonzero(cuts.flat(values))]
+        if numbers:
+            lines.append(f"{strip.name}: {what} {spans(numbers)}: {why}")
+    return lines
 
 
 def _cut_warnings(strip: Strip, seen: cuts.Cuts) -> list[str]:
