@@ -1,7 +1,8 @@
 """A small training that starts in a folder, or goes on there: the command for ckpt-chaos (see README.md).
 
-    python fuzz/train_or_resume.py FOLDER
+    python fuzz/train_or_resume.py FOLDER DATA
 
+DATA is a small data set that all runs share; it is written if it does not exist.
 At its end ``FOLDER/result.txt`` holds a digest of everything that must equal an uninterrupted run.
 """
 
@@ -21,6 +22,7 @@ from cvaecli import api
 from cvaecli.config import loading
 from cvaecli.reporter import Silent
 from cvaecli.run import Run
+from cvaecli.synthetic import dancer
 
 
 class Notes(Silent):
@@ -50,8 +52,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     run, reporter = Run(folder / "a"), Notes()
-    words = crash.FAMILIES["pose"]
-    config = loading.load(words[0], [*words[1:], "train.epochs=1", "train.steps_per_epoch=2", "eval.every=1"])
+    words, data = crash.FAMILIES["pose"], Path(sys.argv[2])
+    if not data.exists():
+        dancer.write(data, 16, 16, frames=12, train=3, test=1)
+    short = [f"data.root={data}", "train.epochs=1", "train.steps_per_epoch=2"]
+    config = loading.load(words[0], [*words[1:], *short])
     if crash.saved(run):
         api.resume(run.path, reporter=reporter)
     else:

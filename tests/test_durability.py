@@ -364,3 +364,15 @@ def test_a_picture_of_60000_by_60000_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(raw)
     with pytest.raises(images.ImageError, match="too large"):
         images.decode(tmp_path / "0.png")
+
+
+def test_links_to_themselves_are_faults(data: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(data, tmp_path / "set"))
+    loops = [root / "train/train_img/3.png", root / "test/test_img/loop", root / "test/test_label/1"]
+    for path in loops:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.symlink_to(path.name)
+    report = check(root, height=8, width=8)
+    assert any(line.startswith("train/train_img/3.png: a link to nothing") for line in report.faults)
+    assert any(line.startswith("test/test_label/1: missing") for line in report.faults)
+    assert any(line.startswith("test/test_img/loop: ignored") for line in report.warnings)

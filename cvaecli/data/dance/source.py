@@ -26,7 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache import Rows, Writer
-from ..images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
+from ..images import (
+    File,
+    ImageError,
+    Listing,
+    decode_all,
+    entries,
+    is_folder,
+    link_fault,
+    list_pictures,
+    relative,
+)
 from ..kinds import Progress
 from ..report import Report, Sizes, capped, size_warnings, spans
 from . import cuts
@@ -142,7 +152,7 @@ class Dance:
     def _nothing(self, present: Sequence[str]) -> str:
         """The fault of a root without any of the folders; suggests a likelier root nearby."""
         faults: list[str] = []
-        inner = [Path(entry.path) for entry in entries(self.root, self.root, faults) if entry.is_dir()]
+        inner = [Path(entry.path) for entry in entries(self.root, self.root, faults) if is_folder(entry)]
         if faults:
             return faults[0]
         like = [path for path in inner if any(os.path.isdir(path / name) for name in FOLDERS)]  # noqa: PTH112
@@ -242,7 +252,7 @@ class Dance:
         found = {}
         for entry in entries(folder, self.root, self.report.faults):
             path = Path(entry.path)
-            if entry.is_dir():
+            if is_folder(entry):
                 found[entry.name] = path
             else:
                 line = f"{relative(path, self.root)}: ignored; a sequence is a folder, e.g. {folder.name}/0"
