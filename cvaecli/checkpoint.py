@@ -85,7 +85,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: missing, damaged, or not written by this tool.
     """
     try:
-        checkpoint = tensor_files.read(path)
+        checkpoint: dict[str, Any] = tensor_files.read(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except (tensor_files.DamagedError, OSError):
