@@ -42,8 +42,9 @@ def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:
             torch.save(dict(checkpoint), file)
         flush(part)
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else "not all of it could be stored"
         raise CvaeError(
-            f"{path}: cannot be written: {error}", "is the disk full? the old file is untouched"
+            f"{path}: cannot be written: {reason}", "is the disk full? the old file is untouched"
         ) from None
 
 

@@ -16,7 +16,7 @@ from cvaecli import api, checkpoint
 from cvaecli.engine import fit
 from cvaecli.engine.batches import Batch
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
-from cvaecli.engine.skipping import NotFiniteError
+from cvaecli.engine.skipping import NoFiniteStepError, NotFiniteError
 from cvaecli.run import Run, read_rows
 
 EVERY_STEP = {"log_every": 1, "epochs": 1, "batch_size": 1}
@@ -80,11 +80,12 @@ def test_without_the_skipped_step_the_means_are_those_of_the_others(monkeypatch:
     assert row["train/recon"] == pytest.approx(mean)
 
 
-def test_an_epoch_of_skipped_steps_has_no_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_without_a_finite_step_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(make_config(train=EVERY_STEP))
     poisoned(trainer, monkeypatch, *range(9))
-    (row,) = (event.row for event in trainer.events() if isinstance(event, EpochEvent))
-    assert math.isnan(row["train/loss"] or 0) and trainer.skipped == 4
+    with pytest.raises(NoFiniteStepError, match="no step of epoch 0 was finite"):
+        list(trainer.events())
+    assert trainer.skipped == 4
 
 
 def test_too_many_skips_stop_the_training_at_the_last_good_state(

@@ -19,7 +19,7 @@ from ..engine import measure
 from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, LostProcessError, World, detecting_lost_processes, join
 from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
-from ..engine.skipping import NotFiniteError
+from ..engine.skipping import NoFiniteStepError, NotFiniteError
 from ..errors import CvaeError, ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
@@ -243,11 +243,8 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
         raise
     except BaseException as error:
         if world.leads:
-            if isinstance(error, NotFiniteError):  # skipped steps change nothing: this state is good
-                save_last(run, trainer, data)
-                error.hint += (
-                    f"; saved, so continue with other settings: train.init={run.path}/checkpoints/last.pt"
-                )
+            if isinstance(error, NotFiniteError) and not isinstance(error, NoFiniteStepError):
+                _save_good(run, trainer, data, error)
             with contextlib.suppress(OSError, CvaeError):  # the disk may be full, or the folder gone
                 run.update_info(status="failed", error=str(error) or type(error).__name__)
         raise

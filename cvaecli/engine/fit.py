@@ -172,8 +172,9 @@ class Trainer:
         """Train until finished or ``interrupted``. ``state_dict`` may be called between two events.
 
         Raises:
-            CvaeError: more than ``train.max_skips`` steps were not finite. They were skipped, so the state is
-                the last good one and may be saved.
+            NotFiniteError: more than ``train.max_skips`` steps were not finite. They were skipped, so the
+                state is the last good one and may be saved.
+            NoFiniteStepError: a whole epoch was not.
         """
         try:
             while not (self.finished or self.interrupted):
@@ -292,7 +293,7 @@ class Trainer:
     def _row(self) -> dict[str, float | int | None]:
         """The epoch's row of ``metrics.csv``, without its validation."""
         scheduled = self._scheduled(self.step - 1)
-        means = self._terms.means(self.step_in_epoch)
+        means = self._terms.means(self.step_in_epoch, self.epoch)
         return {
             "epoch": self.epoch,
             "step": self.step,

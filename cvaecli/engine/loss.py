@@ -21,7 +21,7 @@ from ..seeding import stream
 from ..terms import TRAIN_TERMS
 from .batches import Batch
 from .device import Device, compiled
-from .skipping import NotFiniteError
+from .skipping import NoFiniteStepError, NotFiniteError
 from .split import Split
 from .teacher_forcing import Feed
 from .unroll import DrawnNoise, draw_noise, unroll
@@ -239,12 +239,21 @@ class TermRecord:
         found, self._new_skips = self._new_skips, []
         return found
 
-    def means(self, count: int) -> dict[str, float]:
-        """The means over the ``count`` steps of the epoch so far; NaN if all were skipped."""
+    def means(self, count: int, epoch: int) -> dict[str, float]:
+        """The means over the ``count`` steps of the epoch so far.
+
+        Raises:
+            NoFiniteStepError: all were skipped.
+        """
         values = self._fetch()
         finite = values.isfinite().all(1)
         counted = count - self._skipped_in_epoch - int((~finite).sum())
-        means = (self._sums + values[finite].sum(0)) / (counted or math.nan)
+        if not counted:
+            raise NoFiniteStepError(
+                f"training stopped: no step of epoch {epoch} was finite",
+                "lower optim.lr or set train.grad_clip; the last checkpoint, if there is one, is intact",
+            )
+        means = (self._sums + values[finite].sum(0)) / counted
         return dict(zip(TRAIN_TERMS, means.tolist(), strict=True))
 
     def _fetch(self) -> Tensor:

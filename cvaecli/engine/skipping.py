@@ -12,6 +12,10 @@ class NotFiniteError(CvaeError):
     """Too many steps had a term or a gradient that is NaN or infinite, or a weight is."""
 
 
+class NoFiniteStepError(NotFiniteError):
+    """No step of an epoch was finite: the weights are useless, even if they are finite."""
+
+
 def require_finite(model: nn.Module, step: int) -> None:
     """Raise a `NotFiniteError` if a weight or a statistic is not finite."""
     values = [value.isfinite().all() for value in model.state_dict().values()]
