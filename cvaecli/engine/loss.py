@@ -194,6 +194,7 @@ class TermRecord:
         self._pending: list[Tensor] = []
         self._skipped_in_epoch = 0  # among the reported steps
         self._new_skips: list[str] = []
+        self._last_fault = ("the loss is not finite", "lower optim.lr")  # and what to do about it
         self.skipped = 0
 
     def add(self, values: Tensor) -> None:
@@ -221,7 +222,7 @@ class TermRecord:
             self.skipped += 1
             self._skipped_in_epoch += 1
             where = f"step {step - len(values) + row + 1} (epoch {epoch})"
-            fault, hint = _not_finite(values[row])
+            fault, hint = self._last_fault = _not_finite(values[row])
             if self.skipped > self._max_skips:
                 raise NotFiniteError(
                     f"training stopped at {where}: {fault}; more than {self._max_skips} steps "
@@ -249,9 +250,10 @@ class TermRecord:
         finite = values.isfinite().all(1)
         counted = count - self._skipped_in_epoch - int((~finite).sum())
         if not counted:
+            fault, hint = _not_finite(values[-1]) if len(values) else self._last_fault
             raise NoFiniteStepError(
-                f"training stopped: no step of epoch {epoch} was finite",
-                "lower optim.lr or set train.grad_clip; the last checkpoint, if there is one, is intact",
+                f"training stopped: no step of epoch {epoch} was finite: {fault}",
+                f"{hint}; the last checkpoint, if there is one, is intact",
             )
         means = (self._sums + values[finite].sum(0)) / counted
         return dict(zip(TRAIN_TERMS, means.tolist(), strict=True))
