@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import tensor_files
 from .config.loading import from_dict, parse_yaml
 from .config.schema import RunConfig
 from .data.clip import digest
@@ -43,8 +42,9 @@ def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:
             torch.save(dict(checkpoint), file)
         flush(part)
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else "not all of it could be stored"
         raise CvaeError(
-            f"{path}: cannot be written: {error}", "is the disk full? the old file is untouched"
+            f"{path}: cannot be written: {reason}", "is the disk full? the old file is untouched"
         ) from None
 
 
@@ -86,19 +86,14 @@ def load(path: Path) -> dict[str, Any]:
         UserError: missing, damaged, or not written by this tool.
     """
     try:
-        checkpoint = _read(path, "cpu")
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None  # PyTorch does not notice a flipped bit
+        checkpoint: dict[str, Any] = tensor_files.read(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except Exception:  # damage can raise any error anywhere in the unpickler
-        whole = False
-    if not whole:
+    except (tensor_files.DamagedError, OSError):
         raise UserError(
             f"{path}: damaged, or not a checkpoint of plain tensors", "use previous.pt or best.pt beside it"
-        )
-    known = {"format", "config", "model", "condition_shape", "epoch", "step"}
-    if not isinstance(checkpoint, dict) or not known <= checkpoint.keys():
+        ) from None
+    if not _is_ours(checkpoint):
         raise UserError(
             f"{path}: not a checkpoint of this tool", "give a file from a run's checkpoints folder"
         )
@@ -107,24 +102,43 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _read(path: Path, device: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols; real problems raise
-        return torch.load(path, map_location=device, weights_only=True)
+ENTRIES = {"format": int, "config": str, "model": dict, "condition_shape": list, "epoch": int, "step": int}
+"""What every checkpoint holds, and of which type."""
+
+
+def _is_ours(content: Any) -> bool:
+    """Whether a file's content has the entries of a checkpoint, and values for all elements of its tensors:
+    one with stride 0 can claim any size."""
+    if not isinstance(content, dict):
+        return False
+    if not all(isinstance(content.get(key), kind) for key, kind in ENTRIES.items()):
+        return False
+    shape = content["condition_shape"]
+    sizes = all(isinstance(n, int) and 0 < n <= 2**16 for n in shape) and len(shape) in (1, 3)
+    return sizes and all(
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.nbytes <= value.untyped_storage().nbytes()
+        for name, value in content["model"].items()
+    )
 
 
 def is_foreign(path: Path) -> bool:
     """Whether another program wrote this file (it may be a course checkpoint)."""
     try:
-        content = _read(path, "meta")
-    except Exception:
+        content = tensor_files.read(path, "meta")
+    except (tensor_files.DamagedError, OSError):
         return True  # the next reader reports the fault
     return not (isinstance(content, dict) and "format" in content)
 
 
 def config_of(checkpoint: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """The config a checkpoint was trained with, with overrides."""
-    return from_dict(parse_yaml(checkpoint["config"], "checkpoint"), overrides, where="the run's config")
+    raw = parse_yaml(checkpoint["config"], "checkpoint")
+    if not isinstance(raw, dict):
+        raise UserError("the checkpoint holds no config", "give a file from a run's checkpoints folder")
+    return from_dict(raw, overrides, where="the run's config")
 
 
 def fingerprint(checkpoint: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ def read_summary(run: Path, split: str = "val") -> dict[str, Any]:
         for number in (content["psnr"], content["baselines"]["repeat_last_past"]["psnr"]):
             float(number or 0)  # None where a prediction was not finite
         dict(content["protocol"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error})", f"run again: {command_for(run, split)}"
         ) from None

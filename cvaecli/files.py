@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import secrets
 import shutil
@@ -28,8 +29,7 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield an empty hidden file (or folder) next to ``target`` to fill; it replaces ``target`` at the end.
 
     If the block raises, the hidden file is removed and ``target`` does not change. Missing parent folders are
-    created. The content is flushed to the disk before the move, and the move itself after it; the
-    files in a folder are not flushed one by one.
+    created. The content is flushed to the disk before the move, and the move itself after it.
 
     Args:
         target: file to write, or with ``folder`` a folder that does not exist or is empty.
@@ -49,10 +49,14 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
     try:
         yield part
+        if folder:
+            for inner in part.rglob("*"):
+                _flush_folder(inner) if inner.is_dir() else flush(inner)
+            _flush_folder(part)
+        else:
+            flush(part)
         if folder and target.exists():
             target.rmdir()  # only succeeds if it is empty; os.replace onto a folder fails on Windows
-        elif not folder:
-            flush(part)
         part.replace(target)
     except BaseException:  # an interrupt must not leave the hidden file behind either
         if folder:
@@ -90,6 +94,22 @@ def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
         key: "" if value is None else f"{value:.8g}" if isinstance(value, float) else value
         for key, value in row.items()
     }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}", "restore or delete the file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object", "restore or delete the file")
+    return content
 
 
 def remove_leftovers(folder: Path) -> None:

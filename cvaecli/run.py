@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import json
@@ -10,14 +11,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config.schema import RunConfig
-from .errors import UserError
-from .files import csv_cells, write_csv, write_text
+from .errors import CvaeError, UserError
+from .files import csv_cells, read_json, write_bytes, write_csv, write_text
 from .terms import TRAIN_TERMS, VAL_TERMS
 
 METRIC_COLUMNS = [
@@ -91,6 +92,38 @@ class Run:
         """The folder's name."""
         return self.path.name
 
+    # --- one training at a time -------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock. The kernel releases it however the process ends, so none is ever stale.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another process is training this run",
+                "wait for it or stop it; its process number is in run.json",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def require(self) -> None:
+        """Raise a `CvaeError` if the folder is gone: files would otherwise be written to a new one."""
+        if not (self.path / "checkpoints").is_dir():
+            raise CvaeError(
+                f"{self.path}: the run folder is gone; was it moved or deleted while it was training?",
+                "if it was moved: cvae train --resume NEW_PLACE",
+            )
+
     # --- small files ------------------------------------------------------------------------------
 
     def write_config(self, config: RunConfig) -> None:
@@ -99,6 +132,7 @@ class Run:
 
     def update_info(self, **values: Any) -> None:
         """Change or add entries of ``run.json``."""
+        self.require()
         path = self.path / "run.json"
         info = self.info()
         info.update(values, updated=_now())
@@ -107,13 +141,7 @@ class Run:
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``; empty if it does not exist yet."""
         path = self.path / "run.json"
-        if not path.is_file():
-            return {}
-        try:
-            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not readable as JSON: {error}", "restore or delete the file") from None
-        return info
+        return read_json(path) if path.is_file() else {}
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Add an epoch's row to ``metrics.csv``; an old row of this epoch or of a later one is replaced."""
@@ -131,12 +159,20 @@ class Run:
                 writer.writeheader()
             writer.writerow(csv_cells(row))
 
+    def keep_steps(self) -> None:
+        """Copy ``steps.csv`` beside the checkpoint of the same moment: a file that is appended to may be cut
+        short by a crash, the copy may not."""
+        path = self.path / "steps.csv"
+        if path.exists():
+            write_bytes(self.path / "checkpoints" / path.name, path.read_bytes())
+
     def forget_after(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run repeats these steps."""
         for name, columns in (("steps.csv", STEP_COLUMNS), ("metrics.csv", METRIC_COLUMNS)):
-            path = self.path / name
-            if path.exists():
-                write_csv(path, columns, [row for row in read_rows(path) if int(row["step"]) <= step])
+            path, kept = self.path / name, self.path / "checkpoints" / name
+            tables = [[row for row in read_rows(p) if int(row["step"]) <= step] for p in (path, kept)]
+            if path.exists() or kept.exists():
+                write_csv(path, columns, max(tables, key=len))
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -229,13 +265,22 @@ def _git_state() -> str | None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; a last line cut short by a crash is left out."""
+    """The rows of a run's CSV file. Lines without a step, and a last line cut short by a crash, are left out.
+
+    Raises:
+        UserError: the file is no such table.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
-    return list(csv.DictReader(lines))
+    try:
+        rows = list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise UserError(f"{path}: damaged: {error}", "correct or delete the file") from None
+    # After a power failure the end of a file may consist of zero bytes.
+    return [row for row in rows if all((row.get(key) or "0").isdecimal() for key in ("step", "epoch"))]
 
 
 def _now() -> str:

@@ -1,13 +1,16 @@
-"""Ctrl-C and SIGTERM as a flag that a loop reads, so that it can save before it ends."""
+"""Ctrl-C and SIGTERM: a flag for a loop that saves before it ends, an exception for everything else."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 from .errors import CvaeError
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class InterruptedRun(CvaeError):  # noqa: N818  (not an error: the user asked for it)
@@ -18,26 +21,54 @@ class InterruptedRun(CvaeError):  # noqa: N818  (not an error: the user asked fo
         self.exit_code = 128 + signum
 
 
+class Stopped(KeyboardInterrupt):
+    """Stopped from outside, without saving. ``exit_code`` is 128 + the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
 class Interruption:
     """While the context is open, the first SIGINT or SIGTERM is stored in ``signum``; a second one raises
-    ``KeyboardInterrupt``."""
+    ``Stopped``, and a third ends the process at once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handling = _handled_by(self._note)
 
     def __enter__(self) -> Interruption:
-        # Only the main thread may set handlers; in other threads signals keep their usual effect.
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._note)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+        self._handling.__exit__(None, None, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            raise KeyboardInterrupt
+            _stop(signum, frame)
         self.signum = signum
+
+
+def stoppable() -> contextlib.AbstractContextManager[None]:
+    """While the context is open, the first SIGINT or SIGTERM raises ``Stopped``, which lets writers remove
+    their part files; a second one ends the process at once."""
+    return _handled_by(_stop)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    for each in STOPS:
+        signal.signal(each, signal.SIG_DFL)
+    raise Stopped(signum)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    # Only the main thread may set handlers; in other threads signals keep their usual effect.
+    main = threading.current_thread() is threading.main_thread()
+    before = {signum: signal.signal(signum, handler) for signum in STOPS} if main else {}
+    try:
+        yield
+    finally:
+        for signum, usual in before.items():
+            signal.signal(signum, usual)

@@ -45,8 +45,11 @@ def read_table(
         raise AbsentError(f"there is no {path}", remedy)
     content = path.read_text(encoding="utf-8-sig", errors="replace")
     reader = csv.reader(io.StringIO(content, newline=""))
-    header = next(reader, [])
-    lines = [(reader.line_num, row) for row in reader if row]
+    try:
+        header = next(reader, [])
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as fault:  # a cell of more than 131,072 characters
+        raise UserError(f"{path}, line {reader.line_num}: {fault}", "correct or remove the line") from None
     if lines and not content.endswith("\n"):
         lines.pop()
     named = [text] if text else []

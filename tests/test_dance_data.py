@@ -393,7 +393,8 @@ def test_real_clips(shared: Path, tmp_path: Path) -> None:
     data = load(shared / "data/dance_real", height=32, width=64)
     expected = ["train/0-629", "train/630-1259", "train/1260-1889"]
     assert names(data) == expected
-    assert data.warnings == []
+    blank = [line for line in data.warnings if "blank" in line]
+    assert data.warnings == blank and blank[0].startswith("train: labels 704-705, 1361, 1368: blank")
     assert [(clip.n_frames, clip.n_steps) for clip in data.splits["test"]] == [(1, 630), (1, 630)]
     np.testing.assert_array_equal(data.splits["test"][0].frames[0], data.splits["val"][0].frames[0])
 
@@ -401,8 +402,8 @@ def test_real_clips(shared: Path, tmp_path: Path) -> None:
     found = load(tmp_path / "copy", height=32, width=64)
     assert names(found) == expected
     assert names(found, "val") == ["val/0-629"]
-    assert len(found.warnings) == 1
-    assert "train: cuts found at 630, 1260" in found.warnings[0]
+    (line,) = (line for line in found.warnings if line not in blank)
+    assert "train: cuts found at 630, 1260" in line
     assert found.fingerprint == data.fingerprint  # the same clips, wherever they lie
 
 

@@ -642,7 +642,7 @@ def test_a_model_of_pairs_may_train_on_windows() -> None:
     ],
 )
 def test_a_loss_that_is_not_finite_names_its_term_and_step(model: VideoCVAE, term: str) -> None:
-    trainer = toy_trainer(model, kl={"schedule": "none"})
+    trainer = toy_trainer(model, kl={"schedule": "none"}, train={"max_skips": 0})
     with pytest.raises(CvaeError) as caught:
         run_events(trainer)
     assert f"{term} is" in caught.value.message and "step 1 " in caught.value.message and caught.value.hint
@@ -664,7 +664,7 @@ def test_augmentation_is_refused_where_conditions_are_vectors(augment: dict[str,
 
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_the_first_broken_step_is_named_whenever_it_is_noticed(log_every: int) -> None:
-    trainer = toy_trainer(train={"log_every": log_every, "window": 2, "batch_size": 1})
+    trainer = toy_trainer(train={"log_every": log_every, "window": 2, "batch_size": 1, "max_skips": 0})
     with pytest.raises(CvaeError, match="at step 3 "):
         for event in trainer.events():
             if isinstance(event, StepEvent) and event.step == 2:
@@ -728,7 +728,7 @@ def test_the_time_is_that_of_batches_steps_and_waiting_for_the_device(
     drawn = trainer._batches
     monkeypatch.setattr(trainer, "_batches", lambda: map(takes(2, lambda batch: batch), drawn()))
     monkeypatch.setattr(trainer, "_train_step", takes(3, trainer._train_step))
-    monkeypatch.setattr(trainer._terms, "fetch", takes(50, trainer._terms.fetch))
+    monkeypatch.setattr(trainer._terms, "_fetch", takes(50, trainer._terms._fetch))
     seconds, rates, rows = [], [], []
     for event in trainer.events():
         seconds.append(trainer.seconds)

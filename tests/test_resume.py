@@ -439,5 +439,5 @@ def test_a_process_that_is_ended_can_be_resumed(
     else:
         assert process.returncode == 128 + signum and run.info()["status"] == "interrupted"
         assert err.count("\n") == 1 and "cvae train --resume" in err
-    assert 15 <= checkpoint.load(run.checkpoint_path("last"))["step"] < 80
+    assert 10 <= checkpoint.load(run.checkpoint_path("last"))["step"] < 80  # saved after the row
     assert_runs_equal(api.resume("a", runs=tmp_path / "runs"), longer)

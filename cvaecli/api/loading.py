@@ -98,12 +98,16 @@ def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> No
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        fault = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(
-            f"train.init: {path}: does not fit this model: {fault}",
+            f"train.init: {path}: does not fit this model: {_first_fault(error)}",
             "use the model section that it was trained with",
         ) from None
     reporter.note(f"starting from the weights of {path}")
+
+
+def _first_fault(error: RuntimeError) -> str:
+    """The first line of PyTorch's list of what does not fit, without its heading."""
+    return str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
 
 
 class Opened(NamedTuple):
@@ -143,7 +147,13 @@ def open_run(
     config = checkpoints.config_of(saved, overrides)
     device = prepare(config.runtime)
     model = build_model(config, _condition_shape(saved, config))
-    model.load_state_dict(saved["model"])
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights do not fit the model of its config: {_first_fault(error)}",
+            "use another checkpoint of the run",
+        ) from None
     model = device.for_inference(device.place(model).eval())
     return Opened(home, path, config, model, device, saved)
 

@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import checkpoint as checkpoints
-from ..config.loading import load
+from ..config.loading import changes, load
 from ..config.schema import RunConfig
 from ..data.clip import VideoData
 from ..engine.batches import Sampler
 from ..engine.distributed import join
 from ..engine.fit import Trainer
+from ..errors import UserError
 from ..launch import one_report_per_machine, several
 from ..reporter import Reporter, Silent
-from ..run import Run, find_run
+from ..run import Run, describe_environment, find_run
 from ..schedules import beta, learning_rate, tfr
-from .loading import RUNS, refuse_overrides
-from .training import fit, prepared
+from .loading import RUNS
+from .training import fit, in_use, prepared
 
+CHANGEABLE = ("train.", "eval.", "runtime.", "data.root")
+"""Keys that may change when a run is resumed."""
 HARMLESS = {
-    *("epochs", "max_steps", "max_minutes", "save_every", "save_minutes", "log_every"),
+    *("max_skips", "epochs", "max_steps", "max_minutes", "save_every", "save_minutes", "log_every"),
     *("accumulate", "kept_steps", "init"),
 }
 """Keys of ``train`` that may change without making it a different training. ``epochs`` matters if a schedule
@@ -45,24 +48,26 @@ def resume(
         overrides: of train.*, eval.*, runtime.* and data.root; the data must be the same.
 
     Raises:
-        UserError: nothing to resume, different data, or an override of any other key.
+        UserError: nothing to resume, different data, another process trains this run, or an override changes
+            any other key.
     """
     reporter = reporter or Silent()
     with one_report_per_machine():
         home = find_run(run, runs)
-        refuse_overrides(overrides, ("train.", "eval.", "runtime.", "data.root"))
         # Several processes must connect before they read the checkpoint.
         device = load(home.path / "config.yaml", overrides).runtime.device if several() else "auto"
     with join(device) as world:
         reporter = reporter if world.leads else Silent()
-        saved, warning = world.once(lambda: checkpoints.load_for_resume(home))
-        if warning:
-            reporter.warn(warning)
-        before, config = checkpoints.config_of(saved), checkpoints.config_of(saved, overrides)
-        data, trainer = prepared(config, reporter, world, saved)
-        world.once(lambda: _note_resumption(home, trainer, reporter))
-        world.once(lambda: _record_changes(home, before, trainer, data, reporter))
-        return fit(home, trainer, data, reporter)
+        with in_use(home, world):
+            saved, warning = world.once(lambda: checkpoints.load_for_resume(home))
+            if warning:
+                reporter.warn(warning)
+            before, config = checkpoints.config_of(saved), checkpoints.config_of(saved, overrides)
+            world.once(lambda: _check_changes(home, before, config, reporter))
+            data, trainer = prepared(config, reporter, world, saved)
+            world.once(lambda: _note_resumption(home, trainer, reporter))
+            world.once(lambda: _record_changes(home, before, trainer, data, reporter))
+            return fit(home, trainer, data, reporter)
 
 
 def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
@@ -86,6 +91,45 @@ def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
 # --- changed settings ---------------------------------------------------------------------------------
 
 
+def _check_changes(home: Run, before: RunConfig, after: RunConfig, reporter: Reporter) -> None:
+    """Name the settings and versions that differ from the checkpoint's.
+
+    Raises:
+        UserError: one of them must not change.
+    """
+    asked = changes(before, after)
+    _refuse(asked, str(home.path))
+    if asked:
+        reporter.note(f"changed settings: {_listed(asked)}")
+    path = home.path / "config.yaml"
+    edited = changes(before, load(path))
+    _refuse(edited, f"{path}, compared with the checkpoint")
+    if unused := {
+        key: values for key, values in edited.items() if values[1] != asked.get(key, [None] * 2)[1]
+    }:
+        reporter.warn(
+            f"{path}: not the settings of the checkpoint ({_listed(unused)}), which are used; "
+            "to change a setting write it into the command, e.g. train.epochs=9"
+        )
+    began, now = home.info().get("versions", {}), describe_environment()["versions"]
+    if other := {key: [began[key], now[key]] for key in now if began.get(key, now[key]) != now[key]}:
+        reporter.note(f"the run began with other versions ({_listed(other)}); results may differ by rounding")
+
+
+def _refuse(changed: Mapping[str, Sequence[Any]], where: str) -> None:
+    fixed = {key: values for key, values in changed.items() if not key.startswith(CHANGEABLE)}
+    if fixed:
+        raise UserError(
+            f"{where}: {_listed(fixed)}: fixed by the training, cannot be changed when it is resumed",
+            f"these can: {', '.join(p + '*' if p.endswith('.') else p for p in CHANGEABLE)}; for "
+            "another model start a new run",
+        )
+
+
+def _listed(changed: Mapping[str, Sequence[Any]]) -> str:
+    return ", ".join(f"{key} {_arrow(values)}" for key, values in changed.items())
+
+
 def _record_changes(
     run: Run, before: RunConfig, trainer: Trainer, data: VideoData, reporter: Reporter
 ) -> None:
@@ -93,16 +137,15 @@ def _record_changes(
     step = trainer.step
     moved = schedule_change(before, trainer, data)
     if moved is not None:
-        changed = ", ".join(f"{key} {_arrow(values)}" for key, values in moved["changed"].items())
+        changed = _listed(moved["changed"])
         seam = ", ".join(f"{name} {_arrow(moved[name])}" for name in ("beta", "lr", "tfr"))
         reporter.warn(
             f"{changed}: at step {step} {seam}; this run is no longer comparable with runs of either setting"
         )
     scored = scoring_changes(before, trainer.config)
     if scored:
-        changed = ", ".join(f"{key} {_arrow(values)}" for key, values in scored.items())
         reporter.warn(
-            f"{changed}: validations before and after step {step} are not comparable; "
+            f"{_listed(scored)}: validations before and after step {step} are not comparable; "
             "the best checkpoint is chosen from the later ones"
         )
     _add(run, "schedule_changes", before, step, moved)

@@ -20,7 +20,8 @@ from ..engine.device import Device, prepare
 from ..engine.distributed import ALONE, LostProcessError, World, detecting_lost_processes, join
 from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
 from ..engine.graph import WARM_UP
-from ..errors import ReportedElsewhereError, UserError
+from ..engine.skipping import NoFiniteStepError, NotFiniteError
+from ..errors import CvaeError, ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
@@ -57,13 +58,14 @@ def train(
     Raises:
         UserError: the data or the config cannot be used; no run folder is left behind.
         InterruptedRun: Ctrl-C or SIGTERM; a checkpoint to resume from is saved.
-        CvaeError: the loss is not finite; the last good checkpoint is kept.
+        CvaeError: more than ``train.max_skips`` steps were not finite; the last good state is saved.
     """
     with join(config.runtime.device) as world:
         reporter = (reporter or Silent()) if world.leads else Silent()
         data, trainer = prepared(config, reporter, world)
         run = world.once(lambda: _new_run(config, runs, stem, name, data, trainer))
-        return fit(run, trainer, data, reporter)
+        with in_use(run, world):
+            return fit(run, trainer, data, reporter)
 
 
 def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -164,7 +166,13 @@ def prepared(
             )
         trainer = build_trainer(config, data, device, reporter, saved is None, world)
         if saved is not None:
-            trainer.load_state_dict(saved["trainer"], saved["model"])
+            try:
+                trainer.load_state_dict(saved["trainer"], saved["model"])
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise UserError(
+                    f"the checkpoint does not fit this model or this version: {error!r:.200}",
+                    "start a new run from its weights: train.init=FILE",
+                ) from None
     wanted, effective = config.train.prior_share, trainer.prior_share
     if abs(wanted - effective) > 1e-9:
         reporter.warn(
@@ -203,6 +211,20 @@ def build_trainer(
 # --- from events to files -----------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def in_use(run: Run, world: World) -> Iterator[None]:
+    """Keep other trainings from the run folder.
+
+    Raises:
+        UserError: another process trains this run.
+    """
+    with contextlib.ExitStack() as stack:
+        with world.agreeing():
+            if world.leads:
+                stack.enter_context(run.locked())
+        yield
+
+
 def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
     """Train, write events to the run folder, and validate at the end.
 
@@ -226,7 +248,10 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
         raise
     except BaseException as error:
         if world.leads:
-            run.update_info(status="failed", error=str(error) or type(error).__name__)
+            if isinstance(error, NotFiniteError) and not isinstance(error, NoFiniteStepError):
+                _save_good(run, trainer, data, error)
+            with contextlib.suppress(OSError, CvaeError):  # the disk may be full, or the folder gone
+                run.update_info(status="failed", error=str(error) or type(error).__name__)
         raise
     if world.leads:
         run.update_info(status="finished", steps=trainer.step, train_seconds=round(trainer.seconds, 1))
@@ -242,18 +267,21 @@ def _consume(
     for event in trainer.events():
         if not trainer.world.leads:
             continue
+        run.require()
         to_tensorboard(event)
         if isinstance(event, EpochEvent):
             _log_epoch(run, trainer, data, event)
             reporter.epoch(event)
             saved_at = time.monotonic()
             continue
-        _log_step(run, event)
+        _log_step(run, trainer, event)
+        for line in event.skips:
+            reporter.warn(line)
         reporter.step(event)
         if line := duration.line():
             reporter.note(line)
         if time.monotonic() - saved_at > 60 * trainer.config.train.save_minutes:
-            checkpoints.save_last(run, checkpoint(trainer, data))
+            save_last(run, trainer, data)
             saved_at = time.monotonic()
 
 
@@ -295,7 +323,8 @@ def _save_interrupted(run: Run, trainer: Trainer, data: VideoData) -> None:
     world, signum = trainer.world, trainer.interrupted
     with world.agreeing():
         if world.leads:
-            checkpoints.save_last(run, checkpoint(trainer, data))
+            run.require()
+            save_last(run, trainer, data)
             run.update_info(status="interrupted")
     raise world.reported_once(
         InterruptedRun(
@@ -304,6 +333,18 @@ def _save_interrupted(run: Run, trainer: Trainer, data: VideoData) -> None:
             f"continue with: cvae train --resume {run.path}",
         )
     )
+
+
+def _save_good(run: Run, trainer: Trainer, data: VideoData, error: NotFiniteError) -> None:
+    """Save the state after a failure. Skipped steps change nothing, so it is good unless a weight is not
+    finite; then the last checkpoint stays."""
+    with contextlib.suppress(NotFiniteError):
+        save_last(run, trainer, data)
+    last = run.checkpoint_path("last")
+    if last.is_file():
+        error.hint += (
+            f"; the last good state is saved, to start from it with other settings: train.init={last}"
+        )
 
 
 @contextlib.contextmanager
@@ -331,7 +372,9 @@ def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
         raise LostProcessError(error.message, hint) from None
 
 
-def _log_step(run: Run, event: StepEvent) -> None:
+def _log_step(run: Run, trainer: Trainer, event: StepEvent) -> None:
+    if event.skips:
+        run.update_info(skipped_steps=trainer.skipped)
     if event.terms is not None:
         run.add_step(
             {
@@ -348,18 +391,27 @@ def _log_step(run: Run, event: StepEvent) -> None:
 
 
 def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -> None:
-    """Write checkpoints, then the row: once ``metrics.csv`` has an epoch, its weights are saved."""
-    saved = checkpoint(trainer, data)
-    checkpoints.save_last(run, saved)
-    weights_only = {key: value for key, value in saved.items() if key != "trainer"}
+    """Write everything that belongs to an epoch, ``last.pt`` at the end.
+
+    If the process is killed before that, the run goes on from an earlier checkpoint and writes all of it
+    again. In any other order something of the epoch could be missing for good.
+    """
+    run.add_metrics(event.row)
+    if event.evaluation and trainer.config.eval.sample_strips:
+        save_strip(event.evaluation, run.path / "samples" / f"epoch-{event.epoch:04d}.png")
+    weights_only = {key: value for key, value in checkpoint(trainer, data).items() if key != "trainer"}
     if event.best:
         checkpoints.save(run, "best", weights_only)
     every = trainer.config.train.save_every
     if every and event.complete and (event.epoch + 1) % every == 0:
         checkpoints.save(run, f"epoch-{event.epoch:04d}", weights_only)
-    run.add_metrics(event.row)
-    if event.evaluation and trainer.config.eval.sample_strips:
-        save_strip(event.evaluation, run.path / "samples" / f"epoch-{event.epoch:04d}.png")
+    save_last(run, trainer, data)
+
+
+def save_last(run: Run, trainer: Trainer, data: VideoData) -> None:
+    """Write ``last.pt``, after the rows of all steps that it has done are on the disk."""
+    run.keep_steps()
+    checkpoints.save_last(run, checkpoint(trainer, data))
 
 
 def checkpoint(trainer: Trainer, data: VideoData) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 
 from .. import launch
 from ..errors import CvaeError, DataError, ReportedElsewhereError, UserError, out_of_memory
-from ..signals import InterruptedRun
+from ..signals import InterruptedRun, Stopped, stoppable
 from .console import Terminal
 
 REPORT_TIME = 2.0
@@ -69,7 +69,8 @@ def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) ->
     """The terminal for a command. Errors in the block become one line and an exit status."""
     console = Terminal(quiet, as_json, f"process {launch.rank()}: " if launch.rank() > 0 else "")
     try:
-        yield console
+        with stoppable():
+            yield console
     except ReportedElsewhereError as error:
         time.sleep(REPORT_TIME)
         raise typer.Exit(error.exit_code) from None
@@ -84,8 +85,9 @@ def terminal(quiet: bool = False, as_json: bool = False, debug: bool = False) ->
             for fault in error.faults:
                 console.error(fault)
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stopped:
+        console.warn("stopped; what was not complete is removed")
+        raise typer.Exit(stopped.exit_code if isinstance(stopped, Stopped) else 130) from None
     except OSError as error:  # a full disk, a folder without permission
         if debug or error.strerror is None:
             raise

@@ -99,14 +99,17 @@ class Terminal:
         """Print one JSON object on stdout."""
         self.out.print_json(json.dumps(values), indent=2)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table of results on stdout; all columns but the first are right-aligned."""
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False
+    ) -> None:
+        """Print a table of results on stdout. All columns but the first are right-aligned, unless they hold
+        ``text``."""
         self.out.print(
             f"[bold]{escape(title)}[/]", soft_wrap=True
         )  # rich cuts a table's own title to its width
         table = Table()
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right")
+            table.add_column(column, justify="left" if text or number == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
         self.out.print(table)

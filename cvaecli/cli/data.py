@@ -128,10 +128,13 @@ def check(
         if as_json:
             console.data({"faults": report.faults, "warnings": report.warnings, "summary": report.summary})
         else:
-            for line in report.faults:
-                console.result(f"fault: {line}")
-            for line in report.warnings:
-                console.result(f"warning: {line}")
+            for kind_of_line, lines in (("fault", report.faults), ("warning", report.warnings)):
+                if lines and console.out.is_terminal:
+                    rows = [_cells(line) for line in lines]
+                    console.table(f"{kind_of_line}s", ["where", kind_of_line, "remedy"], rows, text=True)
+                else:
+                    for line in lines:
+                        console.result(f"{kind_of_line}: {line}")
             for line in report.summary:
                 console.result(line)
             seen = "; see the warnings above" if report.warnings else ""
@@ -139,3 +142,10 @@ def check(
             console.result("the data set cannot be used until this is corrected" if report.faults else usable)
         if report.faults:
             raise typer.Exit(2)
+
+
+def _cells(line: str) -> list[str]:
+    """A line ``where: what; remedy`` as the cells of a table. A warning may have no remedy."""
+    where, _, rest = line.partition(": ")
+    what, found, remedy = rest.rpartition("; ")
+    return [where, what, remedy] if found else [where, rest, ""]

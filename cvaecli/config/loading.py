@@ -12,7 +12,7 @@ import difflib
 import importlib.resources
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -185,6 +185,22 @@ def from_dict(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str 
         raise UserError(f"{where}: {error.message}", error.hint) from None
 
 
+def changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
+    """The keys in which two configs differ, e.g. ``train.epochs``, with ``[old, new]`` values; None for a key
+    that only one of them has."""
+    old, new = dict(_leaves(before.to_dict())), dict(_leaves(after.to_dict()))
+    keys = {**old, **new}
+    return {key: [old.get(key), new.get(key)] for key in keys if old.get(key) != new.get(key)}
+
+
+def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
 def _blamed(overrides: Sequence[str], message: str) -> str:
     """The override that a message is about: the last one for the key that the message starts with."""
     found = re.match(r"[\w.]+", message)
@@ -291,7 +307,7 @@ def _explain(fault: Any, prefix: str, known: Sequence[str]) -> tuple[str, str]:
     Args:
         known: every key of the config, e.g. ``train.epochs``.
     """
-    key = prefix + ".".join(str(part) for part in fault["loc"])
+    key = (prefix + ".".join(str(part) for part in fault["loc"])).rstrip(".")
     if fault["type"] == "extra_forbidden":
         return _unknown(key, known)
     if fault["type"] == "value_error":

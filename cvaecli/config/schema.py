@@ -142,6 +142,10 @@ class TrainConfig(Section):
     """Sum (as in the course) or mean of the steps' losses."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient over all parameters; a larger gradient is scaled down. null: no limit."""
+    max_skips: Annotated[int, Field(ge=0)] = 10
+    """A step whose loss or gradient is NaN or infinite is skipped: it changes nothing. After more than this
+    many in the whole run, the training saves its last good state and stops. It also stops after an epoch
+    without any finite step."""
     kept_steps: Positive | None = None
     """Activation checkpointing: only this many time steps at once keep their intermediate results in memory;
     all others are computed again in the backward pass. It costs about a third more time. All are kept when

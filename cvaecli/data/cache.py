@@ -101,8 +101,12 @@ class Writer:
 
     def array(self, name: str, shape: Sequence[int], dtype: str = "uint8") -> npt.NDArray[Any]:
         """A new array of zeros, mapped from its own file."""
+        path = self._path / f"{name}.npy"
         with _explained(self._path):
-            made = np.lib.format.open_memmap(self._path / f"{name}.npy", "w+", np.dtype(dtype), tuple(shape))
+            made = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), tuple(shape))
+            if hasattr(os, "posix_fallocate"):  # writing to a memory map on a full disk kills the process
+                with path.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         self._arrays[name] = made
         return np.asarray(made)
 

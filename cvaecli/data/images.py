@@ -104,6 +104,14 @@ def entries(folder: Path, root: Path, faults: list[str]) -> list[os.DirEntry[str
         return []
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; not, if it is a link to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def list_pictures(folder: Path, root: Path) -> Listing:
     """Lists ``N.png`` and ``frameNNNNNN.png`` (also .jpg, .jpeg) of a folder by number."""
     listing = Listing()

@@ -22,9 +22,10 @@ from .device import Device
 from .distributed import ALONE, Agreement, World
 from .evaluate import Evaluation, Progress, clips_of_process, evaluate, gathered
 from .graph import Replayed
-from .loss import Loss, NotFiniteError, TermRecord, kl_factor, kl_scale
+from .loss import Loss, TermRecord, kl_factor, kl_scale
 from .optimizer import load_state, make_optimizer, set_lr
 from .rollout_starts import RolloutStarts
+from .skipping import NotFiniteError, Skips, require_finite
 from .split import Split
 from .teacher_forcing import forced
 from .update import Update
@@ -34,7 +35,8 @@ from .update import Update
 class StepEvent:
     """One optimiser step is done.
 
-    ``terms`` holds the means over the steps since the last report, None between two reports.
+    ``terms`` holds the means over the steps since the last report, None between two reports. ``skips`` has a
+    line for each of these steps that was skipped because a term was not finite.
     """
 
     step: int  # steps done since training began
@@ -47,6 +49,7 @@ class StepEvent:
     lr: float
     terms: dict[str, float] | None
     frames_per_s: float | None  # predicted frames per second of training since the last report
+    skips: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,16 @@ class Trainer:
         self.on_validation: Progress | None = None
         self.interrupted = 0
         self._agreement = Agreement(world)
-        self._terms = TermRecord(device.torch)
+        self._terms = TermRecord(device.torch, config.train.max_skips)
         self._forced_sum = 0.0  # sum of the forced shares of this epoch's steps
         self._interpolated = False  # whether this epoch's weights are already interpolated
         self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self.graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
         self.optimizer = make_optimizer(self.model, config, self.graphs)
-        update = Update(world.wrap(self._loss), self.optimizer, config.train, world)
+        update = Update(
+            world.wrap(self._loss), self.optimizer, config.train, world, Skips(model, self.optimizer)
+        )
         self._update = Replayed(update) if self.graphs else update
 
     @functools.cached_property
@@ -148,6 +153,11 @@ class Trainer:
         return self.epoch >= self.config.train.epochs or self._stopped()
 
     @property
+    def skipped(self) -> int:
+        """Steps skipped so far because they were not finite, as far as they are reported."""
+        return self._terms.skipped
+
+    @property
     def seconds(self) -> float:
         """Seconds of training, including those before a resume."""
         return self._agreement.total_seconds
@@ -164,7 +174,9 @@ class Trainer:
         """Train until finished or ``interrupted``. ``state_dict`` may be called between two events.
 
         Raises:
-            CvaeError: the loss is not finite; no numbers of the broken steps were reported.
+            NotFiniteError: more than ``train.max_skips`` steps were not finite. They were skipped, so the
+                state is the last good one and may be saved.
+            NoFiniteStepError: a whole epoch was not.
         """
         try:
             while not (self.finished or self.interrupted):
@@ -194,6 +206,7 @@ class Trainer:
         last_report, clock, batches = self.step, self.seconds, self._batches()
         while self.step_in_epoch < steps:
             terms = rate = None
+            skips: Sequence[str] = ()
             with self._agreement.timing():  # from asking for the batch; a report waits for the device
                 batch = next(batches)
                 scheduled, coins = self._scheduled(self.step), self._forced(self.step)
@@ -205,6 +218,7 @@ class Trainer:
                 self._forced_sum += forced_share
                 if self.step % log_every == 0 or self.step_in_epoch == steps or self.step == 1:
                     terms = self._terms.report(self.step, self.epoch)
+                    skips = self._terms.new_skips()
             if terms is not None:
                 frames = (self.step - last_report) * self.config.train.batch_size * len(coins)
                 rate, last_report, clock = frames / (self.seconds - clock), self.step, self.seconds
@@ -219,6 +233,7 @@ class Trainer:
                 lr=scheduled.lr,
                 terms=terms,
                 frames_per_s=rate,
+                skips=skips,
             )
             if self._agreement.due(self.step):
                 self._agree()
@@ -284,7 +299,7 @@ class Trainer:
         """The epoch's row of ``metrics.csv``, without its validation."""
         scheduled = self._scheduled(self.step - 1)
         with self._agreement.timing():  # waits for the device, after an early stop
-            means = self._terms.means(self.step, self.epoch, self.step_in_epoch)
+            means = self._terms.means(self.step_in_epoch, self.epoch)
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -362,15 +377,20 @@ class Trainer:
             terms, norm = self._update(parts, coins, *numbers)
         if self.average:
             self.average.update(self.step)
-        return torch.cat((self.world.add(terms), norm))
+        return torch.cat((terms, norm))
 
     # --- state ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to continue bit for bit: tensors, numbers and text. It does not
-        depend on the number of processes. Call it in the first process; the others need not take part."""
+        depend on the number of processes. Call it in the first process; the others need not take part.
+
+        Raises:
+            NotFiniteError: a finite gradient was so large that a weight is infinite now.
+        """
+        require_finite(self.model, self.step)
         state: dict[str, Any] = {
-            **self._terms.state_dict(self.step, self.epoch),
+            **self._terms.state_dict(),
             "step": self.step,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,

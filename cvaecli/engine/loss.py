@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import RunConfig
-from ..errors import CvaeError, UserError
+from ..errors import UserError
 from ..models.base import Step, VideoCVAE
 from ..objective import reconstruction, total_kl
 from ..seeding import stream
 from ..terms import TRAIN_TERMS
 from .batches import Batch
 from .device import Device, compiled
+from .skipping import NoFiniteStepError, NotFiniteError
 from .split import Split
 from .teacher_forcing import Feed
 from .unroll import DrawnNoise, draw_noise, unroll
@@ -175,17 +176,26 @@ def kl_factor(config: RunConfig, scale: float, beta: float) -> float:
 # --- the record of the terms --------------------------------------------------------------------------
 
 
-class NotFiniteError(CvaeError):
-    """A term of the loss, or the gradient's norm, is NaN or infinite."""
-
-
 class TermRecord:
-    """The ``TRAIN_TERMS`` of an epoch's steps. They stay on the device until they are reported."""
+    """The ``TRAIN_TERMS`` of an epoch's steps. They stay on the device until they are reported.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    A step with a term that is not finite was skipped by the optimiser. It counts in no mean.
+
+    Args:
+        max_skips: skipped steps of the whole run that are allowed.
+
+    Attributes:
+        skipped: skipped steps of the whole run that are reported.
+    """
+
+    def __init__(self, device: torch.device, max_skips: int) -> None:
+        self._device, self._max_skips = device, max_skips
         self._sums = torch.zeros(len(TRAIN_TERMS), dtype=torch.float64)  # over this epoch's reported steps
         self._pending: list[Tensor] = []
+        self._skipped_in_epoch = 0  # among the reported steps
+        self._new_skips: list[str] = []
+        self._last_fault = ("the loss is not finite", "lower optim.lr")  # and what to do about it
+        self.skipped = 0
 
     def add(self, values: Tensor) -> None:
         """Take a step's terms, a tensor ``[len(TRAIN_TERMS)]``; the host does not wait for it."""
@@ -194,46 +204,75 @@ class TermRecord:
     def clear(self) -> None:
         """Begin a new epoch, after everything was reported."""
         self._sums.zero_()
+        self._skipped_in_epoch = 0
 
     def report(self, step: int, epoch: int) -> dict[str, float] | None:
-        """The means since the last report, which also go into the epoch's sums; None if there was no step.
+        """The means since the last report, which also go into the epoch's sums; None if there was no step,
+        or all were skipped.
 
         Args:
-            step: steps done so far, for the error message.
+            step, epoch: steps done so far and the current epoch, for the messages.
 
         Raises:
-            NotFiniteError: see ``fetch``.
+            NotFiniteError: too many steps were skipped; names the last one and its term.
         """
-        if not self._pending:
-            return None
-        values = self.fetch(step, epoch)
+        values = self._fetch()
+        finite = values.isfinite().all(1)
+        for row in (~finite).nonzero()[:, 0].tolist():
+            self.skipped += 1
+            self._skipped_in_epoch += 1
+            where = f"step {step - len(values) + row + 1} (epoch {epoch})"
+            fault, hint = self._last_fault = _not_finite(values[row])
+            if self.skipped > self._max_skips:
+                raise NotFiniteError(
+                    f"training stopped at {where}: {fault}; more than {self._max_skips} steps "
+                    "(train.max_skips) were not finite",
+                    hint,
+                )
+            count = f"{self.skipped} of at most {self._max_skips}"
+            self._new_skips.append(f"{where}: {fault}; the step was skipped ({count}); {hint}")
         self._pending.clear()
-        self._sums += values.sum(0)
-        return dict(zip(TRAIN_TERMS, values.mean(0).tolist(), strict=True))
+        self._sums += values[finite].sum(0)
+        return dict(zip(TRAIN_TERMS, values[finite].mean(0).tolist(), strict=True)) if finite.any() else None
 
-    def means(self, step: int, epoch: int, count: int) -> dict[str, float]:
-        """The means over the ``count`` steps of the epoch so far."""
-        means = (self._sums + self.fetch(step, epoch).sum(0)) / max(count, 1)
+    def new_skips(self) -> list[str]:
+        """A line for each skipped step that ``report`` found since the last call."""
+        found, self._new_skips = self._new_skips, []
+        return found
+
+    def means(self, count: int, epoch: int) -> dict[str, float]:
+        """The means over the ``count`` steps of the epoch so far.
+
+        Raises:
+            NoFiniteStepError: all were skipped.
+        """
+        values = self._fetch()
+        finite = values.isfinite().all(1)
+        counted = count - self._skipped_in_epoch - int((~finite).sum())
+        if not counted:
+            fault, hint = _not_finite(values[-1]) if len(values) else self._last_fault
+            raise NoFiniteStepError(
+                f"training stopped: no step of epoch {epoch} was finite: {fault}",
+                f"{hint}; the last checkpoint, if there is one, is intact",
+            )
+        means = (self._sums + values[finite].sum(0)) / counted
         return dict(zip(TRAIN_TERMS, means.tolist(), strict=True))
 
-    def fetch(self, step: int, epoch: int) -> Tensor:
-        """Fetch the terms that are not reported yet, ``[n, len(TRAIN_TERMS)]``; they stay pending.
-
-        Raises:
-            NotFiniteError: a term is not finite; names the first such step and its term.
-        """
+    def _fetch(self) -> Tensor:
+        """The terms that are not reported yet, ``[n, len(TRAIN_TERMS)]``; they stay pending."""
         if not self._pending:
             return torch.zeros(0, len(TRAIN_TERMS), dtype=torch.float64)
-        values = torch.stack(self._pending).cpu().double()  # in this order: MPS has no float64
-        if not values.isfinite().all():
-            row = int((~values.isfinite()).any(1).nonzero()[0])
-            raise _not_finite(step - len(values) + row, epoch, values[row])
-        return values
+        return torch.stack(self._pending).cpu().double()  # in this order: MPS has no float64
 
-    def state_dict(self, step: int, epoch: int) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """State for ``load_state_dict``. Pending terms stay pending: saving must not change the next
         report."""
-        return {"pending": self.fetch(step, epoch), "sums": self._sums.clone()}
+        return {
+            "pending": self._fetch(),
+            "sums": self._sums.clone(),
+            "skipped": self.skipped,
+            "skipped_in_epoch": self._skipped_in_epoch,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``.
@@ -248,18 +287,18 @@ class TermRecord:
             )
         self._sums = state["sums"].clone()
         self._pending = list(state["pending"].to(self._device, torch.float32))
+        # Not in checkpoints of versions that stopped at the first such step.
+        self.skipped, self._skipped_in_epoch = state.get("skipped", 0), state.get("skipped_in_epoch", 0)
 
 
-def _not_finite(step: int, epoch: int, values: Tensor) -> NotFiniteError:
+def _not_finite(values: Tensor) -> tuple[str, str]:
+    """The first term that is not finite as ``NAME is VALUE``, and what to do about it."""
     hints = {
         "recon": "the prediction blew up: lower optim.lr or train.grad_clip, or use a sigmoid output",
         "kl": "the posterior's variance blew up: set model.logvar_clamp, lower optim.lr or kl.weight",
         "loss": "lower kl.weight or optim.lr",
+        "kl_weighted": "lower kl.weight",
         "grad_norm": "the gradient blew up: lower optim.lr, or set teacher_forcing.detach=on",
     }
     term = next(name for name in hints if not values[TRAIN_TERMS.index(name)].isfinite())
-    value = float(values[TRAIN_TERMS.index(term)])
-    return NotFiniteError(
-        f"training stopped at step {step + 1} (epoch {epoch}): {term} is {value}",
-        hints[term] + "; the last checkpoint, if there is one, is intact",
-    )
+    return f"{term} is {float(values[TRAIN_TERMS.index(term)])}", hints[term]

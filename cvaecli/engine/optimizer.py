@@ -21,9 +21,13 @@ def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.o
     optim, parameters = config.optim, list(model.parameters())
     lr: Any = torch.tensor(optim.lr, device=parameters[0].device) if graphs else optim.lr
     if optim.name == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             parameters, lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
         )
+        for p in parameters if optim.momentum else ():
+            # PyTorch allocates these at the first step and leaves them unwritten if that step is skipped.
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
     kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
     return kind(
         parameters, lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True, capturable=graphs

@@ -11,6 +11,7 @@ from ..config.schema import TrainConfig
 from .distributed import World
 from .loss import Part
 from .optimizer import clip_gradients
+from .skipping import Skips
 
 
 class Update:
@@ -19,11 +20,18 @@ class Update:
     Args:
         loss: ``Loss``, wrapped by ``World.wrap``.
         optimizer: of the loss's parameters.
+        skips: of the same model and optimizer.
     """
 
     def __init__(
-        self, loss: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, world: World
+        self,
+        loss: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        train: TrainConfig,
+        world: World,
+        skips: Skips,
     ) -> None:
+        self._skips = skips
         self._loss, self._optimizer, self._train, self._world = loss, optimizer, train, world
         self._parameters = list(loss.parameters())
 
@@ -41,8 +49,9 @@ class Update:
             forced, ratio, weight: see ``Loss.forward``.
 
         Returns:
-            This process's share of the loss terms ``[4]``; the gradient's norm ``[1]``.
+            The loss terms of the whole batch ``[4]``; the gradient's norm ``[1]``.
         """
+        self._skips.keep()
         self._optimizer.zero_grad(set_to_none=True)
         shares = []
         for n, rows in enumerate(parts, start=1):
@@ -51,6 +60,7 @@ class Update:
                 loss.backward()
             shares.append(terms)
         norm = clip_gradients(self._parameters, self._train.grad_clip)
+        total = self._world.add(shares[0] if len(shares) == 1 else torch.stack(shares).sum(0))
+        self._skips.decide(total, norm)  # the same in all processes
         self._optimizer.step()
-        total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
         return total, norm[None]

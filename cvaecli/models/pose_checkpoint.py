@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .. import tensor_files
 from ..errors import UserError
 from .base import ForeignWeights
 
@@ -59,13 +58,10 @@ def _read(path: Path) -> object:
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
+        content: object = tensor_files.read(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; faults raise an error
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise any error inside the unpickler
+    except tensor_files.DamagedError as error:
         refused = re.search(r"[Uu]nsupported (?:global|class):? *(?:GLOBAL )?([\w.]+)", str(error))
         if refused:
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from ..errors import UserError
 from ..evaluations import read_summary
+from ..files import read_json
 from ..tables import AbsentError
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -139,8 +139,11 @@ def _read(path: Path, name: str, split: str) -> RunFolder:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader
-    except (ValueError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
+            raise ValueError("aliases (*name) are not allowed")  # a few lines of them expand to gigabytes
+        content = yaml.load(text, Loader)  # a safe loader
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no settings")
@@ -149,12 +152,4 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _info(path: Path) -> dict[str, Any]:
     """``run.json``; empty if there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}", "restore or delete the file") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged: not a JSON object", "restore or delete the file")
-    return content
+    return read_json(path) if path.is_file() else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ..config.loading import parse_yaml
 from ..config.schema import KLConfig, TeacherForcingConfig, TrainConfig
 from ..errors import UserError
+from ..files import read_json
 from ..tables import AbsentError, Array, read_table
 from . import style
 
@@ -52,7 +52,7 @@ class Run:
         path = self.folder / "config.yaml"
         if not path.is_file():
             return {}
-        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        content = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
         if not isinstance(content, dict):
             raise UserError(f"{path}: holds no settings", "copy the run's own config.yaml back")
         return content
@@ -61,13 +61,7 @@ class Run:
     def info(self) -> dict[str, Any]:
         """``run.json``; empty if there is none."""
         path = self.folder / "run.json"
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not readable as JSON: {error}", "restore or delete the file") from None
-        return content if isinstance(content, dict) else {}
+        return read_json(path) if path.is_file() else {}
 
     def section(self, name: str, schema: type[S]) -> S | None:
         """A section of the config; None if it is absent or does not fit this version's schema."""

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config.loading import from_dict, load, parse_yaml, sections
+from ..config.loading import changes, from_dict, load, parse_yaml, sections
 from ..config.schema import RunConfig
 from ..errors import UserError
 from ..files import write_text
@@ -272,7 +272,9 @@ class Plan(BaseModel):
         """
         path = folder / FILE
         try:
-            return cls.model_validate(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+            return cls.model_validate(
+                parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+            )
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise UserError(
@@ -286,10 +288,9 @@ class Plan(BaseModel):
 
 def difference(before: RunConfig, now: RunConfig) -> str:
     """The first key in which two configs differ, with both values; empty if only ``runtime`` does."""
-    old, new = dict(_leaves(before.to_dict())), dict(_leaves(now.to_dict()))
-    for key in {**old, **new}:
-        if not key.startswith("runtime.") and old.get(key) != new.get(key):
-            return f"{key} was {old.get(key)}, is now {new.get(key)}"
+    for key, (old, new) in changes(before, now).items():
+        if not key.startswith("runtime."):
+            return f"{key} was {old}, is now {new}"
     return ""
 
 
@@ -353,11 +354,3 @@ def _number(config: RunConfig, key: str) -> int | float | None:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _leaves(values: Mapping[str, Any], path: str = "") -> Any:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value

@@ -37,7 +37,8 @@ STILL = 0.5
 """Smaller steps (mean over a picture, in grey levels of 255) count as this, because still scenes have
 noise."""
 BLANK = 8
-"""A label whose values span no more than this is blank. Blank ones repeat whenever a detector fails."""
+"""A picture whose values span no more than this in every channel is of one colour. Blank labels repeat
+whenever a detector fails."""
 HELD_SHARE = 0.02
 """If labels repeat in more than this share of steps, people stand still and no clips begin."""
 
@@ -59,7 +60,7 @@ def find(frames: Bytes, labels: Bytes) -> Cuts:
     limit = JUMP_FACTOR * np.maximum(usual, STILL)
     over = np.concatenate([[np.inf], _steps(frames, 2), [np.inf]])[: len(step) + 1]  # from i - 1 to i + 1
     jumps = np.flatnonzero((step > limit) & (over[:-1] > limit) & (over[1:] > limit)) + 1
-    held = (_steps(labels) == 0) & ~_blank(labels[:-1]) & (step > 0.5 * usual) & (step > 0)
+    held = (_steps(labels) == 0) & ~flat(labels[:-1]) & (step > 0.5 * usual) & (step > 0)
     starts = np.flatnonzero(held)
     if len(starts) == 0 or starts[0] != 0 or len(starts) > 1 + HELD_SHARE * len(held):
         return Cuts(jumps.tolist(), [])
@@ -80,8 +81,13 @@ def _around(step: npt.NDArray[np.float64], i: int) -> float:
     return float(np.median(near)) if len(near) >= 4 else np.inf  # too short for a typical step
 
 
-def _blank(labels: Bytes) -> npt.NDArray[np.bool_]:
-    return np.array([int(label.max()) - int(label.min()) <= BLANK for label in labels], dtype=bool)
+def flat(values: Bytes) -> npt.NDArray[np.bool_]:
+    """Which pictures of ``[N, C, H, W]`` are of one colour, ``[N]``: blank labels, or frames of nothing."""
+    found = np.zeros(len(values), dtype=bool)
+    for part in chunks(len(values), 128):
+        planes = values[part].reshape(*values[part].shape[:2], -1)
+        found[part] = (planes.max(2).astype(np.int16) - planes.min(2) <= BLANK).all(1)
+    return found
 
 
 def white_share(values: Bytes) -> float:

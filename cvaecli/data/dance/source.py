@@ -26,7 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache import Rows, Writer
-from ..images import File, ImageError, Listing, decode_all, entries, link_fault, list_pictures, relative
+from ..images import (
+    File,
+    ImageError,
+    Listing,
+    decode_all,
+    entries,
+    is_folder,
+    link_fault,
+    list_pictures,
+    relative,
+)
 from ..kinds import Progress
 from ..report import Report, Sizes, capped, size_warnings, spans
 from . import cuts
@@ -127,6 +137,7 @@ class Dance:
                     f"{strip.name}: the frames look like labels and the labels like photographs; "
                     "are the two folders exchanged?"
                 )
+            found.warnings += _flat_warnings(strip, frames, labels)
             clips = self._clips(strip, cut, frames, labels, found)
             for name, start, stop in clips:
                 rows = Rows(f"{strip.array}-frames", start, min(stop, len(strip.frames)))
@@ -141,7 +152,7 @@ class Dance:
     def _nothing(self, present: Sequence[str]) -> str:
         """The fault of a root without any of the folders; suggests a likelier root nearby."""
         faults: list[str] = []
-        inner = [Path(entry.path) for entry in entries(self.root, self.root, faults) if entry.is_dir()]
+        inner = [Path(entry.path) for entry in entries(self.root, self.root, faults) if is_folder(entry)]
         if faults:
             return faults[0]
         like = [path for path in inner if any(os.path.isdir(path / name) for name in FOLDERS)]  # noqa: PTH112
@@ -241,7 +252,7 @@ class Dance:
         found = {}
         for entry in entries(folder, self.root, self.report.faults):
             path = Path(entry.path)
-            if entry.is_dir():
+            if is_folder(entry):
                 found[entry.name] = path
             else:
                 line = f"{relative(path, self.root)}: ignored; a sequence is a folder, e.g. {folder.name}/0"
@@ -348,6 +359,19 @@ def _unpaired(split: str, image: Listing, label: Listing) -> list[str]:
         f"{labels[n].name}: no frame {split}/{split}_img/{n}.png; add it or remove the label" for n in more
     ]
     return capped(no_label, f"{split}/{split}_img") + capped(no_frame, f"{split}/{split}_label")
+
+
+def _flat_warnings(strip: Strip, frames: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> list[str]:
+    signs = (
+        (frames, "frames", "of one colour; copy them again, or leave them out with a clips.csv"),
+        (labels, "labels", "blank; there the model is told nothing"),
+    )
+    lines = []
+    for values, what, why in signs:
+        numbers = [strip.numbers[i] for i in np.flatnonzero(cuts.flat(values))]
+        if numbers:
+            lines.append(f"{strip.name}: {what} {spans(numbers)}: {why}")
+    return lines
 
 
 def _cut_warnings(strip: Strip, seen: cuts.Cuts) -> list[str]:

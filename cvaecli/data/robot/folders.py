@@ -31,6 +31,7 @@ from ..images import (
     chunks,
     decode_all,
     entries,
+    is_folder,
     link_fault,
     list_pictures,
     relative,
@@ -150,7 +151,7 @@ class Folders:
             self.report.faults.append(fault)
             return []
         for entry in sorted(entries(folder, self.root, self.report.faults), key=lambda e: natural(e.name)):
-            if not entry.is_dir():
+            if not is_folder(entry):
                 self._odd.append(f"{relative(Path(entry.path), self.root)}: ignored, not a folder")
             elif fault := trajectories.closed(Path(entry.path), self.root):
                 self.report.faults.append(fault)
@@ -243,7 +244,9 @@ def _holds_files(folder: str) -> bool:
     """Whether a trajectory's files are directly in ``folder``."""
     try:
         with os.scandir(folder) as found:
-            return any(e.name.lower().endswith(SUFFIXES) or e.name in TABLES for e in found if not e.is_dir())
+            return any(
+                e.name.lower().endswith(SUFFIXES) or e.name in TABLES for e in found if not is_folder(e)
+            )
     except OSError:
         return False
 

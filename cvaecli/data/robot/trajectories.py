@@ -90,6 +90,13 @@ def finish(
         found.warnings.append(
             "val: there is no val split and train has only one trajectory, so nothing can be validated"
         )
+    if train:
+        table = numbers["train"]
+        found.warnings += [
+            f"train: {name} is {low:g} in every step; a number that never changes tells the model nothing"
+            for name, low, high in zip(names, table.min(0), table.max(0), strict=True)
+            if low == high
+        ]
     found.warnings += size_warnings({split: seen for split, seen in sizes.items() if seen}, height, width)
     clips: dict[str, list[Trajectory]] = {split: [] for split in FOLDERS}
     for item in trajectories:

@@ -10,7 +10,6 @@ gives the same ones on every machine:
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 from cvaecli.data.clip import Clip
 from cvaecli.data.kinds import KINDS
 from cvaecli.errors import UserError
+from cvaecli.files import replacing
 from cvaecli.synthetic.dancer.paint import Studio, draw
 from cvaecli.synthetic.dancer.person import perform
 
@@ -111,14 +111,8 @@ def write(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and is not an empty folder", "name a new folder")
     splits = generate(height, width, seed=seed, frames=frames, train=train, val=val, test=test)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-        # A folder inside it, because only its owner can open the temporary one.
-        draft = Path(temporary) / "set"
+    with replacing(root, folder=True) as draft:
         _write_splits(draft, splits)
-        if root.exists():
-            root.rmdir()
-        draft.rename(root)
 
 
 def _write_splits(root: Path, splits: dict[str, list[Clip]]) -> None:

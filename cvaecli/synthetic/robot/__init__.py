@@ -8,7 +8,6 @@ pushed with contact and friction, and slip at random when they are first touched
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +20,7 @@ from cvaecli.data.kinds import KINDS
 from cvaecli.data.robot import tfrecord
 from cvaecli.data.robot.condition import shifted_condition
 from cvaecli.errors import UserError
+from cvaecli.files import replacing
 from cvaecli.synthetic.robot import paint, world
 from cvaecli.synthetic.robot.tabletop import empty_table
 
@@ -157,19 +157,13 @@ def write(
         )
     counts = {"train": train, "val": test if val is None else val, "test": test}
     splits = _draw(height, width, seed, frames, counts, noise, variant, stray)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-        # A folder inside it, because only its owner can open the temporary one.
-        draft = Path(temporary) / "set"
+    with replacing(root, folder=True) as draft:
         for split, items in splits.items():
             folder = "validate" if split == "val" else split
             if layout == "processed":
                 _write_folders(draft / folder / f"traj_0_to_{len(items) - 1}.tfrecords", items)
             else:
                 _write_records(draft / "softmotion30_44k" / folder, items)
-        if root.exists():
-            root.rmdir()
-        draft.rename(root)
 
 
 def _write_folders(group: Path, items: list[Item]) -> None:
