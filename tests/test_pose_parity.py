@@ -64,8 +64,12 @@ def build() -> PoseCVAE:
 
 @cache
 def run(mode: str) -> dict[str, Any]:
-    """One forced step, forward and backward, through the protocol. Seconds long, hence kept."""
-    model = build().train(mode == "train")
+    """``forced_step`` of the model with weights by formula. Seconds long, hence kept."""
+    return forced_step(build().train(mode == "train"))
+
+
+def forced_step(model: PoseCVAE) -> dict[str, Any]:
+    """One forced step, forward and backward, through the protocol."""
     previous, target, label = picture(1), picture(2), picture(3)
     noise = 2 * picture(4, model.config.z_dim) - 1
     features = model.encode(label[:, None], target[:, None])

@@ -7,6 +7,7 @@ and written into the run folder.
 from __future__ import annotations
 
 from .benchmark import bench
+from .converting import convert
 from .plotting import plot, plot_schedule
 from .prediction import export_gif, predict
 from .resuming import resume
@@ -15,6 +16,7 @@ from .validation import evaluation, validate
 
 __all__ = [
     "bench",
+    "convert",
     "dry_run",
     "evaluation",
     "export_gif",
