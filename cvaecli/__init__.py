@@ -1,8 +1,8 @@
 """Conditional variational autoencoders for video prediction.
 
 These functions are the ones that the commands call: ``train``, ``resume``, ``validate``, ``predict``,
-``export_gif``, ``convert``, ``plot``, ``dry_run``, ``bench`` and ``load_config``. PyTorch and matplotlib are
-imported on first use.
+``export_gif``, ``export``, ``convert``, ``plot``, ``dry_run``, ``bench`` and ``load_config``. PyTorch and
+matplotlib are imported on first use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import bench, convert, dry_run, export_gif, plot, predict, resume, train, validate
+    from .api import bench, convert, dry_run, export, export_gif, plot, predict, resume, train, validate
     from .config.loading import load as load_config
     from .config.schema import RunConfig
 
@@ -19,6 +19,7 @@ __all__ = [
     "bench",
     "convert",
     "dry_run",
+    "export",
     "export_gif",
     "load_config",
     "plot",
@@ -37,6 +38,7 @@ _HOME = {
             "bench",
             "convert",
             "dry_run",
+            "export",
             "export_gif",
             "plot",
             "predict",

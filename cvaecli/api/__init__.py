@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .benchmark import bench
 from .converting import convert
+from .exporting import export
 from .plotting import plot, plot_schedule
 from .prediction import export_gif, predict
 from .resuming import resume
@@ -19,6 +20,7 @@ __all__ = [
     "convert",
     "dry_run",
     "evaluation",
+    "export",
     "export_gif",
     "plot",
     "plot_schedule",

@@ -1,0 +1,138 @@
+"""``cvae export``: files that predict what PyTorch predicts, for programs without this tool."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import SMALL_MODELS, small_overrides, write_set
+from typer.testing import CliRunner
+
+import cvaecli
+from cvaecli.api import exporting
+from cvaecli.api.loading import open_run
+from cvaecli.cli import app
+from cvaecli.config import loading as config
+
+pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install "cvae[onnx]"')
+pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install "cvae[onnx]"')
+
+CONFIGS = {"reference": "reference", "anchored": "anchored", "pose": "cyclical", "svg": "robot"}
+FILES = {"reference": ["model.onnx"], "pose": ["step.onnx"]}
+SHORT = [
+    "train.max_steps=1",
+    "train.batch_size=2",
+    "eval.clips=1",
+    "eval.frames=2",
+    "eval.sample_strips=false",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained run of each model, made from the tiny data."""
+    folder = tmp_path_factory.mktemp("runs")
+    dance = write_set(folder / "dance", size=16)
+    sizes = ("--height", "16", "--width", "16", "--train-clips", "3", "--test-clips", "2")
+    robot = ["data", "synth", str(folder / "robot"), "--kind", "robot", *sizes]
+    assert CliRunner().invoke(app, robot).exit_code == 0
+    for model, name in CONFIGS.items():
+        root = folder / "robot" if model == "svg" else dance
+        overrides = [*small_overrides(name), *SHORT, f"data.root={root}"]
+        cvaecli.train(config.load(name, overrides), name=model, runs=folder / "runs")
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("model", SMALL_MODELS)
+def test_onnx_files_predict_what_pytorch_predicts(model: str, runs: Path, tmp_path: Path) -> None:
+    found = cvaecli.export(runs / model, formats=["onnx"], out=tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == FILES.get(model, ["start.onnx", "step.onnx"]) == sorted(p.name for p in found.files)
+    assert found.differences["onnx"] <= 1e-4 and found.frames >= 12
+
+
+def test_an_onnx_file_says_how_it_is_used(runs: Path, tmp_path: Path) -> None:
+    import onnx
+
+    cvaecli.export(runs / "svg", out=tmp_path)
+    step = onnx.load(tmp_path / "step.onnx")
+    notes = {entry.key: entry.value for entry in step.metadata_props}
+    inputs = json.loads(notes["inputs"])
+    assert [found.name for found in step.graph.input] == list(inputs)
+    assert inputs["previous"] == [3, 16, 16] and inputs["condition"] == [7] and inputs["noise_0"] == [4]
+    assert (notes["model"], notes["graph"], notes["n_past"]) == ("svg", "step", "2")
+    assert (
+        "0..1" in notes["protocol"] and config.from_dict(config.parse_yaml(notes["config"], "x")).seed == 42
+    )
+    outputs = [found.name for found in step.graph.output]
+    assert outputs[0] == "frame" and all(re.fullmatch(r"next_state_\d+", name) for name in outputs[1:])
+    assert all(found.type.tensor_type.shape.dim[0].dim_param for found in step.graph.input), "any batch"
+
+
+@pytest.mark.parametrize("model", ["reference", "svg"])
+def test_the_other_formats(model: str, runs: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    found = cvaecli.export(runs / model, formats=["pt2", "safetensors"], out=tmp_path)
+    assert found.differences["pt2"] <= 1e-5
+    state = open_run(runs / model, ["runtime.precision=fp32"]).model.state_dict()
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(state) and file.metadata()["model"] == model
+        assert all(torch.equal(file.get_tensor(name), state[name]) for name in state)
+
+
+def test_the_documents_example_needs_no_torch(runs: Path, tmp_path: Path) -> None:
+    """It predicts what the tool predicts, in a process in which torch cannot be imported."""
+    cvaecli.export(runs / "anchored", out=tmp_path)
+    exact = ["eval.prior=mean", "runtime.precision=fp32"]
+    (video,) = cvaecli.predict(runs / "anchored", exact, out=tmp_path / "x.npz")
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    root = open_run(runs / "anchored", []).config.data.root
+    example = example.replace("DIR", str(root)).replace("630", "7")
+    start = "import sys; sys.modules['torch'] = sys.modules['cvaecli'] = None\n"
+    end = "\nnp.save('frames.npy', frames)\n"
+    subprocess.run([sys.executable, "-c", start + example + end], cwd=tmp_path, check=True, timeout=600)
+    with np.load(video) as file:
+        expected = file["frames"][1:].astype(int)
+    frames = np.moveaxis(np.load(tmp_path / "frames.npy"), 1, -1)
+    assert frames.shape == expected.shape
+    assert np.abs(frames * 255 - expected).max() < 1
+
+
+def test_a_file_that_does_not_agree_is_not_left(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = exporting.onnx_call
+
+    def wrong(path: Path) -> Any:
+        right = call(path)
+        return lambda inputs: {name: value + 1e-3 for name, value in right(inputs).items()}
+
+    monkeypatch.setattr(exporting, "onnx_call", wrong)
+    result = CliRunner().invoke(app, ["export", str(runs / "pose"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "differ by 0.001" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--format", "tflite"], "there are: onnx, pt2, safetensors"), (["nothing"], "no such run")],
+)
+def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["export"])
+    assert result.exit_code == 2 and "onnxruntime is not installed" in result.stderr
+    assert 'pip install "cvae[onnx]"' in result.stderr
