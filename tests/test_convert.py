@@ -64,11 +64,11 @@ def original(module: nn.Module, classes: ModuleType) -> Any:
     return copy
 
 
-def svg_file(path: Path, model: SVG, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Path:
+def svg_file(path: Path, model: SVG, **how: Any) -> Path:
     """As the SVG code saves it: whole modules. Their classes cannot be imported afterwards."""
     classes = ModuleType("svg_models")
     exec("from torch import nn\nclass Layer(nn.Module):\n    pass\n", vars(classes))
-    with monkeypatch.context() as context:
+    with pytest.MonkeyPatch.context() as context:
         context.setitem(sys.modules, "svg_models", classes)
         parts = {name: original(getattr(model, name), classes) for name in svg.MODULES}
         size = {"image_width": how.pop("size", 64), "n_past": 2, "n_future": 3}
@@ -80,34 +80,59 @@ def svg_file(path: Path, model: SVG, monkeypatch: pytest.MonkeyPatch, **how: Any
 # --- numbers ------------------------------------------------------------------------------------------
 
 
-def test_a_course_checkpoint_predicts_what_the_course_code_predicts() -> None:
-    run(
-        "convert", str(course_file(Path("epoch=4.ckpt"), pose.build())), "--config", "cyclical", "--name", "x"
-    )
-    opened = open_run("x", FP32)
-    assert isinstance(opened.model, PoseCVAE)
+@pytest.fixture(scope="module")
+def course_step(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """``forced_step`` of a converted course checkpoint with weights by formula."""
+    folder = tmp_path_factory.mktemp("course")
+    file = course_file(folder / "epoch=4.ckpt", pose.build())
+    opened = open_run(cvaecli.convert(file, "cyclical", runs=folder / "runs").path, FP32)
+    assert isinstance(opened.model, PoseCVAE) and opened.checkpoint["epoch"] == 5
     assert opened.config.model == PoseConfig(), "linear output and no clamp, as in the course's code"
-    golden, ours = json.loads(pose.GOLDEN.read_text())["eval"], pose.forced_step(opened.model)
-    assert pose.sums(ours["maps"]["x_hat"]) == pytest.approx(golden["sums"]["x_hat"], rel=1e-5)
-    assert opened.checkpoint["epoch"] == 5 and opened.config.train.epochs == 50
+    assert opened.config.train.epochs == 50, "as in cyclical"
+    return pose.forced_step(opened.model)
 
 
-def test_an_svg_file_predicts_what_the_original_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = svg_file(Path("model.pth"), svg.build(), monkeypatch)
+def test_a_course_checkpoint_predicts_what_it_predicted(course_step: dict[str, Any]) -> None:
+    golden = json.loads(pose.GOLDEN.read_text())["eval"]
+    assert pose.sums(course_step["maps"]["x_hat"]) == pytest.approx(golden["sums"]["x_hat"], rel=1e-5)
+
+
+@pytest.mark.shared
+def test_a_course_checkpoint_predicts_what_the_published_code_predicts(
+    course_step: dict[str, Any], shared: Path
+) -> None:
+    pose.compare_with_published(course_step, shared, "eval")
+
+
+@pytest.fixture(scope="module")
+def svg_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """``forced_steps`` of a converted SVG file with weights by formula."""
+    folder = tmp_path_factory.mktemp("svg")
+    file = svg_file(folder / "model.pth", svg.build())
     with pytest.raises(Exception, match="svg_models"):
         torch.load(file, weights_only=False)
-    run("convert", str(file), "--config", "robot", "--name", "x")
-    opened = open_run("x", FP32)
+    opened = open_run(cvaecli.convert(file, "robot", runs=folder / "runs").path, FP32)
     assert isinstance(opened.model, SVG) and opened.checkpoint["epoch"] == 10
     assert (opened.config.data.n_past, opened.config.data.n_future) == (2, 3)
-    golden, ours = json.loads(svg.GOLDEN.read_text()), svg.forced_steps(opened.model)
-    assert svg.sums(ours["maps"]["x_hat3"]) == pytest.approx(golden["maps"]["x_hat3"], rel=1e-5)
+    return svg.forced_steps(opened.model)
+
+
+def test_an_svg_file_predicts_what_it_predicted(svg_steps: dict[str, Any]) -> None:
+    golden = json.loads(svg.GOLDEN.read_text())
+    assert svg.sums(svg_steps["maps"]["x_hat3"]) == pytest.approx(golden["maps"]["x_hat3"], rel=1e-5)
+
+
+@pytest.mark.shared
+def test_an_svg_file_predicts_what_the_published_code_predicts(
+    svg_steps: dict[str, Any], shared: Path
+) -> None:
+    svg.compare_with_published(svg_steps, shared)
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-def test_a_file_from_before_version_1_6_has_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_from_before_version_1_6_has_the_same_weights() -> None:
     model = small_svg()
-    file = svg_file(Path("x.pth"), model, monkeypatch, size=16, _use_new_zipfile_serialization=False)
+    file = svg_file(Path("x.pth"), model, size=16, _use_new_zipfile_serialization=False)
     run("convert", str(file), "--config", "robot", "--name", "x")
     state = open_run("x", FP32).model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -126,16 +151,14 @@ def rolled(model: SVG, condition: Tensor) -> Tensor:
     return torch.cat(list(pieces), 1)
 
 
-def test_an_svg_file_without_conditions_and_norm_ignores_the_conditions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_svg_file_without_conditions_and_norm_ignores_the_conditions() -> None:
     """The first published version: no conditions, no batch norm behind the predictor."""
     model = small_svg(condition=0, backbone="dcgan", prior="learned", legacy_skip=True)
     norm = model.frame_predictor.output[1]
     assert isinstance(norm, nn.BatchNorm2d)
     norm.eps, norm.weight.data[:] = 0.0, 1.0  # in the model to compare with it changes nothing
     plain, model.frame_predictor.output[1] = model.frame_predictor.output, nn.Tanh()
-    file = svg_file(Path("model.pth"), model, monkeypatch, size=16)
+    file = svg_file(Path("model.pth"), model, size=16)
     model.frame_predictor.output = nn.ModuleList([plain[0], norm])
     assert "has no condition" in run("convert", str(file), "--config", "robot", "--name", "x")
     converted = open_run("x", FP32).model
@@ -251,9 +274,9 @@ def only_inert(value: object) -> bool:
     )
 
 
-def test_a_malicious_svg_file_gives_its_tensors_and_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malicious_svg_file_gives_its_tensors_and_runs_nothing() -> None:
     model = small_svg()
-    file = svg_file(Path("model.pth"), model, monkeypatch, size=16)
+    file = svg_file(Path("model.pth"), model, size=16)
     with zipfile.ZipFile(file) as archive:
         names = {name: archive.read(name) for name in archive.namelist()}
     (main,) = (name for name in names if name.endswith("data.pkl"))
@@ -327,10 +350,10 @@ def test_a_file_that_cannot_be_used_leaves_nothing(content: bytes | None, config
     assert message in result.stderr and not Path("runs").exists()
 
 
-def test_an_svg_file_of_other_sizes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_svg_file_of_other_sizes_is_refused() -> None:
     model = small_svg()
     model.encoder.c1[0].main[0] = nn.Conv2d(1, 4, 3)  # type: ignore[index]
-    svg_file(Path("x.pth"), model, monkeypatch, size=16)
+    svg_file(Path("x.pth"), model, size=16)
     result = CliRunner().invoke(app, ["convert", "x.pth", "--config", "robot"])
     assert result.exit_code == 2 and "is [4, 1, 3, 3] instead of [4, 3, 3, 3]" in result.stderr
 

@@ -12,57 +12,64 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL_MODELS, small_overrides, write_set
+from helpers import small_overrides, write_set
 from typer.testing import CliRunner
 
 import cvaecli
+from cvaecli import checkpoint as checkpoints
 from cvaecli.api import exporting
-from cvaecli.api.loading import open_run
+from cvaecli.api.exporting import Exported
+from cvaecli.api.loading import build_model, open_run
 from cvaecli.cli import app
 from cvaecli.config import loading as config
+from cvaecli.run import Run
 
 pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install "cvae[onnx]"')
 pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install "cvae[onnx]"')
 
 CONFIGS = {"reference": "reference", "anchored": "anchored", "pose": "cyclical", "svg": "robot"}
 FILES = {"reference": ["model.onnx"], "pose": ["step.onnx"]}
-SHORT = [
-    "train.max_steps=1",
-    "train.batch_size=2",
-    "eval.clips=1",
-    "eval.frames=2",
-    "eval.sample_strips=false",
-]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained run of each model, made from the tiny data."""
+    """A run of each model with its initial weights, on tiny data."""
     folder = tmp_path_factory.mktemp("runs")
     dance = write_set(folder / "dance", size=16)
     sizes = ("--height", "16", "--width", "16", "--train-clips", "3", "--test-clips", "2")
     robot = ["data", "synth", str(folder / "robot"), "--kind", "robot", *sizes]
     assert CliRunner().invoke(app, robot).exit_code == 0
-    for model, name in CONFIGS.items():
-        root = folder / "robot" if model == "svg" else dance
-        overrides = [*small_overrides(name), *SHORT, f"data.root={root}"]
-        cvaecli.train(config.load(name, overrides), name=model, runs=folder / "runs")
+    for name, file in CONFIGS.items():
+        root, shape = (folder / "robot", [7]) if name == "svg" else (dance, [3, 16, 16])
+        settings = config.load(file, [*small_overrides(file), f"data.root={root}"])
+        model = build_model(settings, shape)
+        run = Run.create(folder / "runs", name, name)
+        run.write_config(settings)
+        entries = {"config": settings.to_yaml(), "condition_shape": shape, "epoch": 0, "step": 0}
+        checkpoints.save(run, "last", {"format": 1, "model": model.state_dict(), **entries})
     return folder / "runs"
 
 
-@pytest.mark.parametrize("model", SMALL_MODELS)
-def test_onnx_files_predict_what_pytorch_predicts(model: str, runs: Path, tmp_path: Path) -> None:
-    found = cvaecli.export(runs / model, formats=["onnx"], out=tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
+@pytest.fixture(scope="module")
+def exported(runs: Path) -> dict[str, Exported]:
+    """The ONNX files of each run, in its folder."""
+    return {name: cvaecli.export(runs / name) for name in CONFIGS}
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_onnx_files_predict_what_pytorch_predicts(model: str, exported: dict[str, Exported]) -> None:
+    found = exported[model]
+    folder = found.files[0].parent
+    names = sorted(path.name for path in folder.iterdir())
     assert names == FILES.get(model, ["start.onnx", "step.onnx"]) == sorted(p.name for p in found.files)
+    assert folder.parts[-2:] == (model, "export")
     assert found.differences["onnx"] <= 1e-4 and found.frames >= 12
 
 
-def test_an_onnx_file_says_how_it_is_used(runs: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_says_how_it_is_used(exported: dict[str, Exported]) -> None:
     import onnx
 
-    cvaecli.export(runs / "svg", out=tmp_path)
-    step = onnx.load(tmp_path / "step.onnx")
+    step = onnx.load(next(path for path in exported["svg"].files if path.name == "step.onnx"))
     notes = {entry.key: entry.value for entry in step.metadata_props}
     inputs = json.loads(notes["inputs"])
     assert [found.name for found in step.graph.input] == list(inputs)
@@ -76,21 +83,23 @@ def test_an_onnx_file_says_how_it_is_used(runs: Path, tmp_path: Path) -> None:
     assert all(found.type.tensor_type.shape.dim[0].dim_param for found in step.graph.input), "any batch"
 
 
-@pytest.mark.parametrize("model", ["reference", "svg"])
-def test_the_other_formats(model: str, runs: Path, tmp_path: Path) -> None:
+def test_the_other_formats(runs: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    found = cvaecli.export(runs / model, formats=["pt2", "safetensors"], out=tmp_path)
+    found = cvaecli.export(runs / "svg", formats=["pt2", "safetensors"], out=tmp_path)
+    assert [path.name for path in found.files] == ["start.pt2", "step.pt2", "model.safetensors"]
     assert found.differences["pt2"] <= 1e-5
-    state = open_run(runs / model, ["runtime.precision=fp32"]).model.state_dict()
+    state = open_run(runs / "svg", ["runtime.precision=fp32"]).model.state_dict()
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        assert set(file.keys()) == set(state) and file.metadata()["model"] == model
+        assert set(file.keys()) == set(state) and file.metadata()["model"] == "svg"
         assert all(torch.equal(file.get_tensor(name), state[name]) for name in state)
 
 
-def test_the_documents_example_needs_no_torch(runs: Path, tmp_path: Path) -> None:
+def test_the_documents_example_needs_no_torch(
+    runs: Path, exported: dict[str, Exported], tmp_path: Path
+) -> None:
     """It predicts what the tool predicts, in a process in which torch cannot be imported."""
-    cvaecli.export(runs / "anchored", out=tmp_path)
+    folder = exported["anchored"].files[0].parent
     exact = ["eval.prior=mean", "runtime.precision=fp32"]
     (video,) = cvaecli.predict(runs / "anchored", exact, out=tmp_path / "x.npz")
     page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
@@ -98,8 +107,8 @@ def test_the_documents_example_needs_no_torch(runs: Path, tmp_path: Path) -> Non
     root = open_run(runs / "anchored", []).config.data.root
     example = example.replace("DIR", str(root)).replace("630", "7")
     start = "import sys; sys.modules['torch'] = sys.modules['cvaecli'] = None\n"
-    end = "\nnp.save('frames.npy', frames)\n"
-    subprocess.run([sys.executable, "-c", start + example + end], cwd=tmp_path, check=True, timeout=600)
+    end = f"\nnp.save({str(tmp_path / 'frames.npy')!r}, frames)\n"
+    subprocess.run([sys.executable, "-c", start + example + end], cwd=folder, check=True, timeout=600)
     with np.load(video) as file:
         expected = file["frames"][1:].astype(int)
     frames = np.moveaxis(np.load(tmp_path / "frames.npy"), 1, -1)

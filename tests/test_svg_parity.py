@@ -83,7 +83,11 @@ def test_state_dicts_are_the_originals(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_numbers_of_the_published_architecture(shared: Path) -> None:
-    ours = run()
+    compare_with_published(run(), shared)
+
+
+def compare_with_published(ours: dict[str, Any], shared: Path) -> None:
+    """Compare the results of ``forced_steps`` with the published code's."""
     with np.load(shared / "parity" / "svg.npz") as file:
         theirs = {name: file[name] for name in file.files}
     for name, value in ours["maps"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -285,6 +286,7 @@ def _write_weights(opened: Opened, path: Path) -> None:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without the exporter's warnings, which are about its own parts."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
