@@ -88,6 +88,7 @@ def export(
         CvaeError: the files do not agree with PyTorch; nothing is written.
     """
     reporter = reporter or Silent()
+    formats = list(dict.fromkeys(formats))
     for name in formats:
         _require(name)
     opened = open_run(run, [*overrides, "runtime.device=cpu", "runtime.precision=fp32"], runs)
@@ -239,7 +240,7 @@ def onnx_call(path: Path, threads: int | None = None) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # its warnings are about its own optimiser
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     wanted = [found.name for found in session.get_inputs()]
 
