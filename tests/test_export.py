@@ -119,16 +119,18 @@ def test_the_documents_example_needs_no_torch(
 def test_a_file_that_does_not_agree_is_not_left(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = exporting.onnx_call
+    call = exporting._pt2_call
 
     def wrong(path: Path) -> Any:
         right = call(path)
         return lambda inputs: {name: value + 1e-3 for name, value in right(inputs).items()}
 
-    monkeypatch.setattr(exporting, "onnx_call", wrong)
-    result = CliRunner().invoke(app, ["export", str(runs / "pose"), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(exporting, "_pt2_call", wrong)
+    result = CliRunner().invoke(
+        app, ["export", str(runs / "pose"), "--format", "pt2", "--out", str(tmp_path)]
+    )
     assert result.exit_code == 1 and "differ by 0.001" in result.stderr
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
