@@ -20,6 +20,7 @@ from cvaecli.api.demo_server import DemoServer
 from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.engine import measure
+from cvaecli.run import Run
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -150,8 +151,10 @@ def test_the_commands_of_a_page_run_in_their_order(
         if not any(word in line for word in NEEDS_A_CLUSTER):
             if "train.init=RUN" in line:  # the run that this one starts from
                 run(*small(re.sub(r"train\.init=\S+", "", line), sets))
-            words = small(line, sets)
+            words, before = small(line, sets), Path("runs/latest").resolve()
             run(*words)
+            if words[0] == "convert":  # the commands that follow speak of a trained run
+                Run(before).make_latest()
             folder = Path("runs", words[words.index("--name") + 1]) if "--name" in words else None
             if words[0] == "sweep" and str(folder) in " ".join(COMMANDS[page]):
                 shutil.copytree("runs/mine", f"{folder}/cell")  # the sweep was only a dry run
