@@ -162,10 +162,11 @@ class InertFile:
             return None
         try:
             storage, first, size, stride = value.arguments[:4]
-            assert isinstance(storage, Storage) and isinstance(size, tuple) and isinstance(stride, tuple)
+            if not (isinstance(storage, Storage) and isinstance(size, tuple) and isinstance(stride, tuple)):
+                raise ValueError("not a tensor's numbers")
             flat = self._elements(storage)
             return flat.as_strided([*map(_natural, size)], [*map(_natural, stride)], _natural(first))
-        except (AssertionError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}: holds a damaged tensor", "copy the file again") from error
 
     def state_dict(self, value: object) -> dict[str, Tensor]:
