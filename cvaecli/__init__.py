@@ -1,8 +1,8 @@
 """Conditional variational autoencoders for video prediction.
 
 These functions are the ones that the commands call: ``train``, ``resume``, ``validate``, ``predict``,
-``export_gif``, ``plot``, ``dry_run``, ``bench`` and ``load_config``. PyTorch and matplotlib are imported on
-first use.
+``export_gif``, ``export``, ``convert``, ``plot``, ``dry_run``, ``bench`` and ``load_config``. PyTorch and
+matplotlib are imported on first use.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import bench, dry_run, export_gif, plot, predict, resume, train, validate
+    from .api import bench, convert, dry_run, export, export_gif, plot, predict, resume, train, validate
     from .config.loading import load as load_config
     from .config.schema import RunConfig
 
 __all__ = [
     "RunConfig",
     "bench",
+    "convert",
     "dry_run",
+    "export",
     "export_gif",
     "load_config",
     "plot",
@@ -32,7 +34,18 @@ _HOME = {
     "load_config": ("config.loading", "load"),
     **{
         name: ("api", name)
-        for name in ("bench", "dry_run", "export_gif", "plot", "predict", "resume", "train", "validate")
+        for name in (
+            "bench",
+            "convert",
+            "dry_run",
+            "export",
+            "export_gif",
+            "plot",
+            "predict",
+            "resume",
+            "train",
+            "validate",
+        )
     },
 }
 

@@ -6,20 +6,24 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import make_clip, small_overrides, write_frames, write_set
+import torch
+from helpers import make_clip, make_model, small_overrides, write_frames, write_set
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import cvaecli
 from cvaecli import media
+from cvaecli.api.demo_server import DemoServer
 from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.engine import measure
+from cvaecli.run import Run
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -111,6 +115,14 @@ def write_film(folder: Path) -> None:
         (folder / f"keypoints/film_{number:012}_keypoints.json").write_text(people)
 
 
+@pytest.fixture(scope="module")
+def course_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of the course's template."""
+    path = tmp_path_factory.mktemp("course") / "x.ckpt"
+    torch.save({"state_dict": make_model(size=16).state_dict()}, path)
+    return path
+
+
 def run(*arguments: str) -> None:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 0, (arguments, result.output, result.exception)
@@ -128,27 +140,39 @@ def small(line: str, sets: dict[str, Path]) -> list[str]:
             words += [*small_overrides(name), *FEW, *([] if given else ["data.root=DIR"])]
     if "--frames" in words:
         words[words.index("--frames") + 1] = "3"
-    words += {"sweep": ["--dry-run"], "bench": ["--steps", "1", "--frames", "2"]}.get(words[0], [])
+    words += {
+        "sweep": ["--dry-run"],
+        "bench": ["--steps", "1", "--frames", "2"],
+        "convert": ["data.root=DIR", "data.height=16", "data.width=16"],
+        "demo": ["--port", "0"],
+    }.get(words[0], [])
     return [word.replace("DIR", str(sets[kind])).replace("RUN/", "runs/latest/") for word in words]
 
 
 @pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize("page", [name for name, lines in COMMANDS.items() if lines])
 def test_the_commands_of_a_page_run_in_their_order(
-    page: str, sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, sets: dict[str, Path], course_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(FILLED_IN, "FILE", str(course_file))
+    monkeypatch.setattr(DemoServer, "serve_forever", lambda server: None)
     monkeypatch.setattr(measure, "measure_peak", lambda device: measure.Peak(20.0, 16.0))
     if any("data import film.mp4" in line for line in COMMANDS[page]):
         write_film(tmp_path)
     if page != "README.md":  # which begins with a training; the others speak of a run that is there
         run(*small("cvae train --config quickstart --name mine", sets))
     for line in COMMANDS[page]:
+        if line.startswith("cvae export ") and find_spec("onnxruntime") is None:
+            continue
         if not any(word in line for word in NEEDS_A_CLUSTER):
             if "train.init=RUN" in line:  # the run that this one starts from
                 run(*small(re.sub(r"train\.init=\S+", "", line), sets))
-            words = small(line, sets)
+            words, before = small(line, sets), Path("runs/latest").resolve()
             run(*words)
+            if words[0] == "convert":  # the commands that follow speak of a trained run
+                shutil.rmtree(Path("runs/latest").resolve())
+                Run(before).make_latest()
             folder = Path("runs", words[words.index("--name") + 1]) if "--name" in words else None
             if words[0] == "sweep" and str(folder) in " ".join(COMMANDS[page]):
                 shutil.copytree("runs/mine", f"{folder}/cell")  # the sweep was only a dry run

@@ -64,8 +64,12 @@ def build() -> PoseCVAE:
 
 @cache
 def run(mode: str) -> dict[str, Any]:
-    """One forced step, forward and backward, through the protocol. Seconds long, hence kept."""
-    model = build().train(mode == "train")
+    """``forced_step`` of the model with weights by formula. Seconds long, hence kept."""
+    return forced_step(build().train(mode == "train"))
+
+
+def forced_step(model: PoseCVAE) -> dict[str, Any]:
+    """One forced step, forward and backward, through the protocol."""
     previous, target, label = picture(1), picture(2), picture(3)
     noise = 2 * picture(4, model.config.z_dim) - 1
     features = model.encode(label[:, None], target[:, None])
@@ -108,7 +112,11 @@ def test_state_dict_is_the_course_checkpoints(shared: Path) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_numbers_of_the_published_architecture(shared: Path, mode: str) -> None:
-    ours = run(mode)
+    compare_with_published(run(mode), shared, mode)
+
+
+def compare_with_published(ours: dict[str, Any], shared: Path, mode: str) -> None:
+    """Compare the results of ``forced_step`` with the published code's."""
     with np.load(shared / "parity" / "pose.npz") as file:
         theirs = {k.removeprefix(f"{mode}/"): file[k] for k in file.files if k.startswith(mode)}
     for name, value in ours["maps"].items():

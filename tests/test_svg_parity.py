@@ -32,12 +32,21 @@ def wave(k: int, *shape: int) -> Tensor:
     return torch.sin(0.011 * i + k).view(shape).float()
 
 
-@cache
-def run() -> dict[str, Any]:
-    """Three forced steps through the protocol, evaluation mode."""
+def build() -> SVG:
     model = SVG(SVGConfig(), (7,)).eval()
     for name in MODULES:
         fill(getattr(model, name).state_dict(), gain=2.45, first=100 if name == "prior" else 0)
+    return model
+
+
+@cache
+def run() -> dict[str, Any]:
+    """``forced_steps`` of the model with weights by formula. Seconds long, hence kept."""
+    return forced_steps(build())
+
+
+def forced_steps(model: SVG) -> dict[str, Any]:
+    """Three forced steps through the protocol, evaluation mode."""
     frames = torch.stack([0.5 + 0.5 * wave(t, B, 3, 64, 64) for t in range(K + 1)], 1)
     noise = torch.stack([wave(20 + t, B, 64) for t in range(1, K + 1)], 1)
     # A clip's condition[t] is c_{t-1}: it drives the step to frame t. Its first one drives nothing.
@@ -74,7 +83,11 @@ def test_state_dicts_are_the_originals(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_numbers_of_the_published_architecture(shared: Path) -> None:
-    ours = run()
+    compare_with_published(run(), shared)
+
+
+def compare_with_published(ours: dict[str, Any], shared: Path) -> None:
+    """Compare the results of ``forced_steps`` with the published code's."""
     with np.load(shared / "parity" / "svg.npz") as file:
         theirs = {name: file[name] for name in file.files}
     for name, value in ours["maps"].items():

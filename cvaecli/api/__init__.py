@@ -7,6 +7,8 @@ and written into the run folder.
 from __future__ import annotations
 
 from .benchmark import bench
+from .converting import convert
+from .exporting import export
 from .plotting import plot, plot_schedule
 from .prediction import export_gif, predict
 from .resuming import resume
@@ -15,8 +17,10 @@ from .validation import evaluation, validate
 
 __all__ = [
     "bench",
+    "convert",
     "dry_run",
     "evaluation",
+    "export",
     "export_gif",
     "plot",
     "plot_schedule",

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from . import bench, compare, data, export_gif, plot, predict, report, sweep, train, validate
+from . import (
+    bench,
+    compare,
+    convert,
+    data,
+    demo,
+    export,
+    export_gif,
+    plot,
+    predict,
+    report,
+    sweep,
+    train,
+    validate,
+)
 
 app = typer.Typer(
     name="cvae",
@@ -20,6 +34,9 @@ app.command()(validate.validate)
 app.command()(predict.predict)
 app.command()(plot.plot)
 app.command("export-gif")(export_gif.export_gif)
+app.command()(convert.convert)
+app.command()(export.export)
+app.command()(demo.demo)
 app.command()(sweep.sweep)
 app.command()(compare.compare)
 app.command()(report.report)

@@ -67,6 +67,22 @@ class ForeignWeights(NamedTuple):
     notes: list[str]
 
 
+class ForeignSettings(NamedTuple):
+    """What another program's file says about its model.
+
+    Attributes:
+        model: the config section ``model``; keys that are not there have their defaults.
+        data: keys of the config section ``data``.
+        condition: channels of its label images, or length of its condition vectors; 0: it has none.
+        epochs: complete epochs of its training; 0 if unknown.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    condition: int
+    epochs: int
+
+
 class ModelConfig(Section):
     """Base of a model's settings. Each model declares ``name`` with its own name as type and default."""
 
@@ -115,6 +131,11 @@ class VideoCVAE(nn.Module, ABC):
         Raises:
             UserError: the file cannot be read, or does not fit the model.
         """
+        return None
+
+    @classmethod
+    def foreign_settings(cls, path: Path) -> ForeignSettings | None:
+        """The settings that go with ``foreign_weights``; arguments and errors as there."""
         return None
 
     @abstractmethod

@@ -21,7 +21,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Features, ForeignWeights, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time, follows
+from .base import (
+    Features,
+    ForeignSettings,
+    ForeignWeights,
+    Gaussian,
+    ModelConfig,
+    State,
+    Step,
+    VideoCVAE,
+    fold_time,
+    follows,
+)
 from .latents import clamp_logvar, standard_normal, to_gaussian
 from .layers import (
     BatchNorm,
@@ -32,7 +43,7 @@ from .layers import (
     join_time,
     split_time,
 )
-from .pose_checkpoint import load_course_checkpoint
+from .pose_checkpoint import course_settings, load_course_checkpoint
 
 MIN_SIZE = 4  # the label encoder pads 3 pixels by reflection, which needs sides of at least 4
 
@@ -110,6 +121,11 @@ class PoseCVAE(VideoCVAE):
         """The weights of a course checkpoint (``.ckpt``)."""
         found = load_course_checkpoint(path, self.state_dict(), self.config.model_dump())
         return ForeignWeights(found.state_dict, found.notes)
+
+    @classmethod
+    def foreign_settings(cls, path: Path) -> ForeignSettings:
+        """The sizes of a course checkpoint; its output is linear, and its logvar unbounded."""
+        return course_settings(path)
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """Label features and, if the posterior sees the targets, its ``mu`` and ``logvar``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .. import tensor_files
 from ..errors import UserError
-from .base import ForeignWeights
+from .base import ForeignSettings, ForeignWeights
+from .foreign import check_fit
 
 SIZE_ENTRIES = {
     "frame_dim": "frame_transformation.6.bias",
@@ -21,7 +23,7 @@ SIZE_ENTRIES = {
 }
 """For each size in the pose model's settings, an entry of the checkpoint with this length."""
 
-SHOWN = 3  # number of entries named in a message
+FIRST_LABEL_CONVOLUTION = "label_transformation.1.weight"
 
 
 def load_course_checkpoint(
@@ -40,17 +42,40 @@ def load_course_checkpoint(
     Raises:
         UserError: the file cannot be read, is damaged, stores code, or does not fit the model.
     """
+    content, state = _weights(path)
+    check_fit(path, state, expected, "pose", _hint(state, sizes))
+    notes = [
+        *_saved_when(path, content),
+        *_optimiser_notes(path, content.get("optimizer"), set(content["state_dict"])),
+    ]
+    return ForeignWeights(state, notes)
+
+
+def course_settings(path: Path) -> ForeignSettings:
+    """What a course checkpoint says about its model: its sizes. Everything else is as in the course's code.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or stores code.
+    """
+    content, state = _weights(path)
+    first, epoch = state.get(FIRST_LABEL_CONVOLUTION), _number(content.get("last_epoch"))
+    return ForeignSettings(
+        model={"name": "pose", **_sizes(state)},
+        data={},
+        condition=first.shape[1] if isinstance(first, Tensor) and first.dim() == 4 else 3,
+        epochs=int(epoch) + 1 if epoch is not None and 0 <= epoch < math.inf else 0,
+    )
+
+
+def _weights(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of a course checkpoint, and its state dict under the names of a single process."""
     content = _read(path)
     weights = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
+    if not isinstance(content, dict) or not isinstance(weights, dict):
         raise UserError(
             f"{path}: not a course checkpoint, it has no 'state_dict'", "expected a dict with that key"
         )
-    assert isinstance(content, dict)
-    state = {str(name).removeprefix("module."): value for name, value in weights.items()}
-    _check(path, state, expected, sizes)
-    notes = [*_saved_when(path, content), *_optimiser_notes(path, content.get("optimizer"), set(weights))]
-    return ForeignWeights(state, notes)
+    return content, {str(name).removeprefix("module."): value for name, value in weights.items()}
 
 
 def _read(path: Path) -> object:
@@ -67,7 +92,7 @@ def _read(path: Path) -> object:
             raise UserError(
                 f"{path}: holds a Python object ({refused[1]}) that only running code from the file could"
                 " restore, which is refused",
-                "save it again with tensors, numbers and dicts only",
+                "save it again with tensors, numbers and dicts only; for SVG's own files use model.name=svg",
             ) from error
         if is_zip:
             raise UserError(f"{path}: damaged or incomplete checkpoint", "copy it again") from error
@@ -75,41 +100,19 @@ def _read(path: Path) -> object:
     return content
 
 
-def _check(
-    path: Path, state: dict[str, Any], expected: Mapping[str, Tensor], sizes: Mapping[str, object]
-) -> None:
-    """Compare names, kinds and shapes of the entries with the model's."""
-    not_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if not_tensors:
-        raise UserError(f"{path}: entries that are not tensors: {_some(not_tensors)}")
-    faults = []
-    if missing := [name for name in expected if name not in state]:
-        faults.append(f"missing {_some(missing)}")
-    if unexpected := [name for name in state if name not in expected]:
-        faults.append(f"unexpected {_some(unexpected)}")
-    if not faults:
-        wrong = [
-            f"{name} is {list(state[name].shape)} instead of {list(value.shape)}"
-            for name, value in expected.items()
-            if state[name].shape != value.shape
-        ]
-        if wrong:
-            faults.append(_some(wrong))
-    if faults:
-        found = {key: len(state[name]) for key, name in SIZE_ENTRIES.items() if _is_vector(state.get(name))}
-        other = [f"model.{key}={size}" for key, size in found.items() if size != sizes[key]]
-        hint = f"its sizes are {' '.join(other)}" if other else "is it another architecture?"
-        raise UserError(f"{path}: does not fit the pose model: {'; '.join(faults)}", hint)
+def _hint(state: Mapping[str, Any], sizes: Mapping[str, object]) -> str:
+    """What to do about a file that does not fit: its sizes, where they differ from the model's."""
+    other = [f"model.{key}={size}" for key, size in _sizes(state).items() if size != sizes[key]]
+    return f"its sizes are {' '.join(other)}" if other else "is it another architecture?"
+
+
+def _sizes(state: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes in the pose model's settings that the entries of a checkpoint imply."""
+    return {key: len(state[name]) for key, name in SIZE_ENTRIES.items() if _is_vector(state.get(name))}
 
 
 def _is_vector(value: object) -> bool:
     return isinstance(value, Tensor) and value.dim() == 1
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and the number of the others."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _saved_when(path: Path, content: Mapping[str, object]) -> list[str]:

@@ -14,16 +14,20 @@ from markupsafe import Markup
 from ..errors import UserError
 
 
-def page(template: str, **values: Any) -> str:
+def page(template: str, *, script: str = "page.js", **values: Any) -> str:
     """A self-contained HTML page.
 
-    Its Content-Security-Policy forbids all requests, and all scripts but its own.
+    Its Content-Security-Policy forbids all scripts but its own, and all requests (a template may allow those
+    to the page's own server).
+
+    Args:
+        script: template of the page's script.
     """
     environment = _environment(autoescape=True)
-    script = environment.get_template("page.js").render()
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    source = environment.get_template(script).render()
+    digest = base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")
     return environment.get_template(template).render(
-        script=Markup(script), script_hash=digest, version=version("cvae"), **values
+        script=Markup(source), script_hash=digest, version=version("cvae"), **values
     )
 
 

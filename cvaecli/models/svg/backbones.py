@@ -264,9 +264,10 @@ def convolve(conv: nn.Module, x: Tensor, first: int, bias: bool = True) -> Tenso
 
 def add_side(y: Tensor, side: Tensor) -> Tensor:
     """Add ``side [n, ...]`` to ``y [n * K, ...]``: each row of ``side`` to K consecutive rows of ``y``."""
-    if len(side) == len(y):
+    rows = side.shape[0]  # not len(side): that is a fixed number in an exported graph
+    if rows == y.shape[0]:
         return y + side
-    return (split_time(y, (len(side), -1)) + side[:, None]).flatten(0, 1)
+    return (split_time(y, (rows, -1)) + side[:, None]).flatten(0, 1)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

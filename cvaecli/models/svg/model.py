@@ -25,6 +25,7 @@ original's c_{t-1}.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
@@ -32,10 +33,21 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ..base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, follows
+from ..base import (
+    Features,
+    ForeignSettings,
+    ForeignWeights,
+    Gaussian,
+    ModelConfig,
+    State,
+    Step,
+    VideoCVAE,
+    follows,
+)
 from ..latents import clamp_logvar, standard_normal
 from ..layers import at_least_float32, join_time, several_processes, split_time
 from .backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
+from .checkpoint import load_original, original_settings
 from .init import initialise, initialise_scaled
 from .recurrent import Cells, FramePredictor, GaussianLSTM, LatentLevel
 
@@ -206,6 +218,15 @@ class SVG(VideoCVAE):
         cell = self.decoder.coarsest
         maps = [(n, H * 2**s // cell, W * 2**s // cell) for s, n in enumerate(self.config.levels)]
         return [(self.config.z_dim,), *maps]
+
+    def foreign_weights(self, path: Path) -> ForeignWeights:
+        """The weights of a file of the original code (``model.pth``)."""
+        return load_original(path, self.state_dict())
+
+    @classmethod
+    def foreign_settings(cls, path: Path) -> ForeignSettings:
+        """The sizes and options of a file of the original code."""
+        return original_settings(path)
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """The targets' encodings ``h [B, K, g_dim]`` and, with ``levels``, their maps.

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ class FramePredictor(LSTM):
 
     def forward(self, x: Tensor, cells: Cells, steps: int) -> tuple[Tensor, Cells]:
         """``[B, K, inputs] -> [B, K, outputs]``. For ``steps`` see ``backbones.normalise``."""
-        with torch.autocast(x.device.type, enabled=False):
+        with _full_precision(x):
             h, cells = self.run(x, cells)
             y = self.output[0](h.flatten(0, 1))[:, :, None, None]
             y = torch.tanh(normalise(self.output[1], y, steps))
@@ -70,7 +72,7 @@ class GaussianLSTM(LSTM):
 
     def forward(self, x: Tensor, cells: Cells) -> tuple[Gaussian, Cells]:
         """``[B, K, inputs]`` to K Gaussians ``[B, K, outputs]``."""
-        with torch.autocast(x.device.type, enabled=False):
+        with _full_precision(x):
             h, cells = self.run(x, cells)
             return Gaussian(self.mu_net(h), self.logvar_net(h)), cells
 
@@ -102,7 +104,14 @@ class LatentLevel(nn.Module):
         q = None if target is None else to_gaussian(self.posterior(torch.cat((seen, target), 1)))
         if self.prior is not None:
             return q, to_gaussian(self.prior(seen))
-        return q, standard_normal(d.new_zeros(()).expand(len(d), self.z_dim, *d.shape[2:]))
+        return q, standard_normal(d.new_zeros(()).expand(d.shape[0], self.z_dim, *d.shape[2:]))
+
+
+def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """No autocast. Exported graphs are in float32 anyway, and ONNX has no such context."""
+    if torch.compiler.is_exporting():
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _head(inputs: int, z_dim: int) -> nn.Sequential:

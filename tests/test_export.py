@@ -1,0 +1,152 @@
+"""``cvae export``: files that predict what PyTorch predicts, for programs without this tool."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import small_overrides, write_set
+from typer.testing import CliRunner
+
+import cvaecli
+from cvaecli import checkpoint as checkpoints
+from cvaecli.api import exporting
+from cvaecli.api.exporting import Exported
+from cvaecli.api.loading import build_model, open_run
+from cvaecli.cli import app
+from cvaecli.config import loading as config
+from cvaecli.run import Run
+
+pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install "cvae[onnx]"')
+pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install "cvae[onnx]"')
+
+CONFIGS = {"reference": "reference", "anchored": "anchored", "pose": "cyclical", "svg": "robot"}
+FILES = {
+    "reference": ["model.onnx"],
+    "anchored": ["start.onnx", "step.onnx"],
+    "svg": ["start.onnx", "step.onnx"],
+}
+"""ONNX files by model. ``pose``, whose 200 layers take long to translate, is exported as ``pt2`` below."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each model with its initial weights, on tiny data."""
+    folder = tmp_path_factory.mktemp("runs")
+    dance = write_set(folder / "dance", size=16)
+    sizes = ("--height", "16", "--width", "16", "--train-clips", "3", "--test-clips", "2")
+    robot = ["data", "synth", str(folder / "robot"), "--kind", "robot", *sizes]
+    assert CliRunner().invoke(app, robot).exit_code == 0
+    for name, file in CONFIGS.items():
+        root, shape = (folder / "robot", [7]) if name == "svg" else (dance, [3, 16, 16])
+        settings = config.load(file, [*small_overrides(file), f"data.root={root}"])
+        model = build_model(settings, shape)
+        run = Run.create(folder / "runs", name, name)
+        run.write_config(settings)
+        entries = {"config": settings.to_yaml(), "condition_shape": shape, "epoch": 0, "step": 0}
+        checkpoints.save(run, "last", {"format": 1, "model": model.state_dict(), **entries})
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def exported(runs: Path) -> dict[str, Exported]:
+    """The ONNX files of each run, in its folder."""
+    return {name: cvaecli.export(runs / name) for name in FILES}
+
+
+@pytest.mark.parametrize("model", FILES)
+def test_onnx_files_predict_what_pytorch_predicts(model: str, exported: dict[str, Exported]) -> None:
+    found = exported[model]
+    folder = found.files[0].parent
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == FILES[model] == sorted(path.name for path in found.files)
+    assert folder.parts[-2:] == (model, "export")
+    assert found.differences["onnx"] <= 1e-4 and found.frames >= 12
+
+
+def test_an_onnx_file_says_how_it_is_used(exported: dict[str, Exported]) -> None:
+    import onnx
+
+    step = onnx.load(next(path for path in exported["svg"].files if path.name == "step.onnx"))
+    notes = {entry.key: entry.value for entry in step.metadata_props}
+    inputs = json.loads(notes["inputs"])
+    assert [found.name for found in step.graph.input] == list(inputs)
+    assert inputs["previous"] == [3, 16, 16] and inputs["condition"] == [7] and inputs["noise_0"] == [4]
+    assert (notes["model"], notes["graph"], notes["n_past"]) == ("svg", "step", "2")
+    assert (
+        "0..1" in notes["protocol"] and config.from_dict(config.parse_yaml(notes["config"], "x")).seed == 42
+    )
+    outputs = [found.name for found in step.graph.output]
+    assert outputs[0] == "frame" and all(re.fullmatch(r"next_state_\d+", name) for name in outputs[1:])
+    assert all(found.type.tensor_type.shape.dim[0].dim_param for found in step.graph.input), "any batch"
+
+
+def test_the_other_formats(runs: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    found = cvaecli.export(runs / "pose", formats=["pt2", "safetensors"], out=tmp_path)
+    assert [path.name for path in found.files] == ["step.pt2", "model.safetensors"], "it has no state"
+    assert found.differences["pt2"] <= 1e-5
+    state = open_run(runs / "pose", ["runtime.precision=fp32"]).model.state_dict()
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(state) and file.metadata()["model"] == "pose"
+        assert all(torch.equal(file.get_tensor(name), state[name]) for name in state)
+
+
+def test_the_documents_example_needs_no_torch(
+    runs: Path, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    """It predicts what the tool predicts, in a process in which torch cannot be imported."""
+    folder = exported["anchored"].files[0].parent
+    exact = ["eval.prior=mean", "runtime.precision=fp32"]
+    (video,) = cvaecli.predict(runs / "anchored", exact, out=tmp_path / "x.npz")
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    root = open_run(runs / "anchored", []).config.data.root
+    example = example.replace("DIR", str(root)).replace("630", "7")
+    start = "import sys; sys.modules['torch'] = sys.modules['cvaecli'] = None\n"
+    end = f"\nnp.save({str(tmp_path / 'frames.npy')!r}, frames)\n"
+    subprocess.run([sys.executable, "-c", start + example + end], cwd=folder, check=True, timeout=600)
+    with np.load(video) as file:
+        expected = file["frames"][1:].astype(int)
+    frames = np.moveaxis(np.load(tmp_path / "frames.npy"), 1, -1)
+    assert frames.shape == expected.shape
+    assert np.abs(frames * 255 - expected).max() < 1
+
+
+def test_a_file_that_does_not_agree_is_not_left(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = exporting._pt2_call
+
+    def wrong(path: Path) -> Any:
+        right = call(path)
+        return lambda inputs: {name: value + 1e-3 for name, value in right(inputs).items()}
+
+    monkeypatch.setattr(exporting, "_pt2_call", wrong)
+    result = CliRunner().invoke(app, ["export", str(runs / "svg"), "--format", "pt2", "--out", str(tmp_path)])
+    assert result.exit_code == 1 and "differ by 0.001" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--format", "tflite"], "there are: onnx, pt2, safetensors"), (["nothing"], "no such run")],
+)
+def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["export"])
+    assert result.exit_code == 2 and "onnxruntime is not installed" in result.stderr
+    assert 'pip install "cvae[onnx]"' in result.stderr
