@@ -46,7 +46,7 @@ FILLED_IN = {
 def blocks(text: str, language: str = "") -> list[str]:
     """The code blocks in this language; lines that end in a backslash are joined with the next."""
     found = re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.S | re.M)
-    return [block.replace("\\\n", " ") for block in found]
+    return [re.sub(r" *\\\n *", " ", block) for block in found]
 
 
 def commands(text: str) -> list[str]:
