@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 import cvaecli
 from cvaecli import checkpoint as checkpoints
-from cvaecli.api import exporting
+from cvaecli.api import exporting, prediction
 from cvaecli.api.exporting import Exported
 from cvaecli.api.loading import build_model, open_run
 from cvaecli.cli import app
@@ -31,9 +32,10 @@ CONFIGS = {"reference": "reference", "anchored": "anchored", "pose": "cyclical",
 FILES = {
     "reference": ["model.onnx"],
     "anchored": ["start.onnx", "step.onnx"],
+    "pose": ["step.onnx"],
     "svg": ["start.onnx", "step.onnx"],
 }
-"""ONNX files by model. ``pose``, whose 200 layers take long to translate, is exported as ``pt2`` below."""
+"""ONNX files by model."""
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +133,10 @@ def test_a_file_that_does_not_agree_is_not_left(
         return lambda inputs: {name: value + 1e-3 for name, value in right(inputs).items()}
 
     monkeypatch.setattr(exporting, "_pt2_call", wrong)
-    result = CliRunner().invoke(app, ["export", str(runs / "svg"), "--format", "pt2", "--out", str(tmp_path)])
+    out = ["--out", str(tmp_path / "new")]
+    result = CliRunner().invoke(app, ["export", str(runs / "svg"), "--format", "pt2", *out])
     assert result.exit_code == 1 and "differ by 0.001" in result.stderr
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()), "no file, and no folder that was not there"
 
 
 @pytest.mark.parametrize(
@@ -150,3 +153,81 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, ["export"])
     assert result.exit_code == 2 and "onnxruntime is not installed" in result.stderr
     assert 'pip install "cvae[onnx]"' in result.stderr
+
+
+@pytest.mark.parametrize("model", FILES)
+def test_predict_by_onnx_files(
+    model: str, runs: Path, exported: dict[str, Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same frames from the same noise, in pieces of two, for two rows at once."""
+    seen: dict[str, list[torch.Tensor]] = {"rollout": [], "played": []}
+
+    def watch(name: str) -> None:
+        plain = getattr(prediction, name)
+
+        def watched(*arguments: Any) -> Any:
+            for piece in plain(*arguments):
+                seen[name].append(piece)
+                yield piece
+
+        monkeypatch.setattr(prediction, name, watched)
+
+    watch("rollout")
+    watch("played")
+    options: dict[str, Any] = {"split": "val", "samples": 2, "frames": 7}
+    exact = ["runtime.device=cpu", "runtime.precision=fp32"]
+    expected = cvaecli.predict(runs / model, ["eval.chunk=2", *exact], out=tmp_path / "torch.npz", **options)
+    found = cvaecli.predict(
+        runs / model, ["eval.chunk=2"], out=tmp_path / "onnx.npz", backend="onnx", **options
+    )
+    assert [piece.shape for piece in seen["rollout"]] == [piece.shape for piece in seen["played"]]
+    assert len(seen["played"]) >= 3 and seen["played"][0].shape[:2] == (2, 2)
+    for one, other in zip(*seen.values(), strict=True):
+        assert (one - other).abs().max() <= 1e-4
+    for one_file, other_file in zip(expected, found, strict=True):
+        with np.load(one_file) as one_video, np.load(other_file) as other_video:
+            gap = one_video["frames"].astype(int) - other_video["frames"].astype(int)
+        assert gap.shape[0] == 7 and np.abs(gap).max() <= 1, "a level of rounding at most"
+
+
+@pytest.fixture
+def svg(runs: Path, exported: dict[str, Exported], tmp_path: Path) -> Path:
+    """A copy of the svg run with its files."""
+    return Path(shutil.copytree(runs / "svg", tmp_path / "svg"))
+
+
+def refusal(run: Path, *overrides: str) -> str:
+    """The one line with which ``predict --backend onnx`` refuses."""
+    arguments = ["predict", str(run), "--backend", "onnx", "--out", str(run / "x.npz"), *overrides]
+    result = CliRunner().invoke(app, arguments)
+    line = " ".join(result.stderr.split())
+    assert result.exit_code == 2 and not (run / "x.npz").exists(), line
+    return line
+
+
+@pytest.mark.parametrize("name", ["start.onnx", "step.onnx"])
+def test_predict_refuses_missing_and_damaged_files(name: str, svg: Path) -> None:
+    command = f"cvae export {svg} --format onnx"
+    (svg / "export" / name).write_bytes(b"no graph")
+    assert command in (line := refusal(svg)) and f"{name}: damaged" in line
+    (svg / "export" / name).unlink()
+    assert command in (line := refusal(svg)) and f"{name}: no such file" in line
+
+
+def test_predict_refuses_files_for_other_weights_or_frames(svg: Path) -> None:
+    command = f"cvae export {svg} --format onnx"
+    line = refusal(svg, "data.height=32", "data.width=32")
+    assert f"{command} data.height=32 data.width=32" in line and "[3, 16, 16], not [3, 32, 32]" in line
+    assert f"{command} data.n_past=1" in (line := refusal(svg, "data.n_past=1")) and "n_past 2, not 1" in line
+    saved = checkpoints.load(svg / "checkpoints" / "last.pt")
+    next(iter(saved["model"].values())).add_(1)
+    checkpoints.save(Run(svg), "last", saved)
+    line = refusal(svg)
+    assert command in line and f"not {checkpoints.fingerprint(saved)}" in line
+
+
+def test_predict_refuses_what_the_onnx_backend_lacks(svg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "runtime.device: has no effect" in refusal(svg, "runtime.device=cuda")
+    assert "there are: pytorch, onnx" in refusal(svg, "--backend", "tflite")
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    assert 'onnxruntime is not installed (pip install "cvae[onnx]")' in refusal(svg)

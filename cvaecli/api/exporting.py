@@ -1,4 +1,4 @@
-"""Write a trained model as files for other programs: ONNX, torch.export, safetensors."""
+"""Files of a trained model for other programs: ONNX (read as well as written), torch.export, safetensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checkpoint as checkpoints
 from ..data.clip import Clip
 from ..engine.batches import to_float
-from ..engine.portable import Call, Floats, Graph, graphs, play
+from ..engine.portable import Call, Floats, Graph, graphs, played
 from ..engine.rollout import prior_noise, rollout
 from ..errors import CvaeError, UserError
 from ..files import replacing
@@ -98,6 +99,8 @@ def export(
     differences: dict[str, float] = {}
     sample = _sample(opened, reporter) if set(formats) - {"safetensors"} else None
     with ExitStack() as stack:
+        if not folder.exists():
+            stack.callback(_remove_if_empty, folder)
 
         def new(name: str) -> Path:
             files.append(folder / name)
@@ -136,12 +139,21 @@ def _write_graphs(name: str, opened: Opened, sample: _Sample, new: Callable[[str
     return difference
 
 
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _require(name: str) -> None:
     if name not in FORMATS:
         raise UserError(f"--format {name}: no such format", f"there are: {', '.join(FORMATS)}")
-    missing = [package for package in FORMATS[name] if find_spec(package) is None]
+    _require_packages(f"--format {name}", FORMATS[name])
+
+
+def _require_packages(option: str, packages: Sequence[str]) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise UserError(f"--format {name}: {', '.join(missing)} is not installed", 'pip install "cvae[onnx]"')
+        raise UserError(f"{option}: {', '.join(missing)} is not installed", 'pip install "cvae[onnx]"')
 
 
 # --- what files are checked with ----------------------------------------------------------------------
@@ -190,9 +202,10 @@ def _sample(opened: Opened, reporter: Reporter) -> _Sample:
 
 def _difference(calls: Mapping[str, Call], sample: _Sample) -> float:
     """The largest difference from PyTorch's prediction, relative to its largest value if that is above 1."""
-    past, conditions = sample.past.numpy(), sample.conditions.numpy()
-    given, rest = np.split(conditions, [past.shape[1]], axis=1)
-    found = play(calls, past, given, rest, [n.numpy() for n in sample.noise])
+    n_past = sample.past.shape[1]
+    given, rest = sample.conditions[:, :n_past], sample.conditions[:, n_past:]
+    pieces = played(calls, sample.past, given, [rest], lambda first, count: sample.noise)
+    found = torch.cat(list(pieces), 1).numpy()
     return float(np.abs(found - sample.expected).max() / max(1.0, float(np.abs(sample.expected).max())))
 
 
@@ -206,11 +219,20 @@ def _metadata(opened: Opened, graph: Graph, sample: _Sample) -> dict[str, str]:
         "tool": f"cvae {version('cvae')}",
         "model": opened.config.model_name,
         "graph": graph.name,
-        "n_past": str(sample.past.shape[1]),
-        "frame": json.dumps(list(sample.past.shape[2:])),
+        **_identity(opened),
         "inputs": json.dumps(shapes),
         "protocol": PROTOCOL,
         "config": opened.config.to_yaml(),
+    }
+
+
+def _identity(opened: Opened) -> dict[str, str]:
+    """The metadata that tie a graph to the weights and the frames that it was made for."""
+    data = opened.config.data
+    return {
+        "checkpoint": checkpoints.fingerprint(opened.checkpoint),
+        "n_past": str(data.n_past),
+        "frame": json.dumps([3, data.height, data.width]),
     }
 
 
@@ -235,12 +257,49 @@ def onnx_call(path: Path, threads: int | None = None) -> Call:
     Args:
         threads: of onnxruntime; PyTorch's number when unset.
     """
+    return _call(_session(path, threads))
+
+
+def onnx_calls(opened: Opened, again: str) -> dict[str, Call]:
+    """The graphs in ``RUN/export`` as functions, by their names.
+
+    Args:
+        again: the command that writes the files, for the errors.
+
+    Raises:
+        UserError: a file is missing or damaged, or was not made of this checkpoint, number of given frames
+            and frame size; or onnxruntime is not installed.
+    """
+    _require_packages("--backend onnx", ["onnxruntime"])
+    wanted, calls = _identity(opened), {}
+    for name in ["model"] if opened.model.parallel else ["step", "start"]:
+        path = opened.run.path / "export" / f"{name}.onnx"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file", again)
+        try:
+            session = _session(path)
+        except Exception as error:  # onnxruntime has a dozen, without a common class
+            raise UserError(f"{path}: damaged, or not an ONNX file", again) from error
+        notes = session.get_modelmeta().custom_metadata_map
+        for key, value in wanted.items():
+            if notes.get(key) != value:
+                raise UserError(f"{path}: is for {key} {notes.get(key, 'unknown')}, not {value}", again)
+        calls[name] = _call(session)
+        if not any(found.name.startswith("state_") for found in session.get_inputs()):
+            break  # without a state there is no "start"
+    return calls
+
+
+def _session(path: Path, threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # its warnings are about its own optimiser
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def _call(session: Any) -> Call:
     names = [output.name for output in session.get_outputs()]
     wanted = [found.name for found in session.get_inputs()]
 

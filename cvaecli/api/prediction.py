@@ -6,8 +6,9 @@ Videos are predicted several at a time and written piece by piece: memory does n
 from __future__ import annotations
 
 import functools
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from ..data.clip import Clip, VideoData
 from ..engine.batches import to_float
 from ..engine.device import Device
 from ..engine.evaluate import neighbours, predicted_frames
+from ..engine.portable import Call, played
 from ..engine.prefetch import on_host, to_device
 from ..engine.rollout import Noise, prior_noise, rollout
 from ..errors import UserError
@@ -32,10 +34,13 @@ from ..media.background import Consumer
 from ..media.panels import Frame
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
-from .loading import RUNS, TRAINING_ONLY, load_data, open_run
+from .exporting import onnx_calls
+from .loading import RUNS, TRAINING_ONLY, Opened, load_data, open_run, refuse_overrides
 
 UNUSED = {**TRAINING_ONLY, "eval.samples": "use --samples (in Python: samples)"}
 """Keys that have no effect on a prediction."""
+BACKENDS = ("pytorch", "onnx")
+"""What computes the frames."""
 
 
 class Video(NamedTuple):
@@ -70,6 +75,7 @@ def predict(
     sequence: int | str = 0,
     samples: int = 1,
     submission: Path | None = None,
+    backend: str = "pytorch",
     fps: float = 25,
     scale: int | None = None,
     runs: Path = RUNS,
@@ -90,13 +96,15 @@ def predict(
         sequence: number of a sequence, or ``all``.
         samples: predictions of each sequence, with different noise.
         submission: also write the course's CSV: all sequences of the split, first sample.
+        backend: one of ``BACKENDS``; ``onnx`` takes the files that ``export`` left in the run, and the CPU.
         scale: whole-number enlargement of pictures; chosen by ``media.write`` for viewing when unset.
 
     Returns:
         The files written.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
+    opened, calls = _opened(run, overrides, runs, backend)
+    home, _, config, model, device, _ = opened
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     chosen = dict(_chosen(data, split, sequence))
@@ -113,10 +121,26 @@ def predict(
     save = functools.partial(media.write, fps=fps, scale=scale)
     with submissions.opened(submission, data.frame_size) if submission else nullcontext() as csv:
         for group in neighbours(jobs, lambda job: job.video.frames, config.eval.batch_size):
-            stream = predicted(model, [job.video for job in group], config, device)
+            stream = predicted(model, [job.video for job in group], config, device, calls)
             _write(group, stream, save, csv, reporter)
     files = [job.path for job in jobs if job.path is not None]
     return files if submission is None else [*files, submission]
+
+
+def _opened(
+    run: str | Path | None, overrides: Sequence[str], runs: Path, backend: str
+) -> tuple[Opened, Mapping[str, Call] | None]:
+    """The run, and the graphs that predict in place of its model, if the backend has any."""
+    if backend not in BACKENDS:
+        raise UserError(f"--backend {backend}: no such backend", f"there are: {', '.join(BACKENDS)}")
+    if backend == "pytorch":
+        return open_run(run, overrides, runs, unused=UNUSED), None
+    fixed = dict.fromkeys(("runtime.device", "runtime.precision"), "onnx predicts on the CPU in float32")
+    refuse_overrides(overrides, ("",), fixed)
+    opened = open_run(run, [*overrides, "runtime.device=cpu", "runtime.precision=fp32"], runs, unused=UNUSED)
+    name = str(opened.run.path if run is None or run == "latest" else run)
+    own = [each for each in overrides if each.startswith("data.")]
+    return opened, onnx_calls(opened, shlex.join(["cvae", "export", name, "--format", "onnx", *own]))
 
 
 def _write(
@@ -298,13 +322,20 @@ def futures(
 
 
 def predicted(
-    model: VideoCVAE, videos: Sequence[Video], config: RunConfig, device: Device
+    model: VideoCVAE,
+    videos: Sequence[Video],
+    config: RunConfig,
+    device: Device,
+    calls: Mapping[str, Call] | None = None,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """The given frames, then the predicted ones, of videos of equal length.
 
     Each video has its own noise, a function of (seed, sample, clip, frame). A video is therefore the same
     whatever others are predicted with it, up to rounding: the order of additions may depend on the batch.
     Conditions are read from the memory map piece by piece, as they are needed.
+
+    Args:
+        calls: the model's graphs (``portable.played``); they predict in its place, on the CPU.
 
     Yields:
         uint8 ``[B, k, H, W, C]``: first the given frames, then up to ``eval.chunk`` predicted ones at a time.
@@ -319,7 +350,10 @@ def predicted(
     conditions = (load("condition", first, min(first + chunk, n)) for first in range(P, n, chunk))
     past, past_condition = load("frames", 0, P), load("condition", 0, P)
     noise = _noise(model, videos, config)
-    pieces = rollout(model, past, past_condition, conditions, noise, device)
+    if calls is None:
+        pieces = rollout(model, past, past_condition, conditions, noise, device)
+    else:
+        pieces = played(calls, past, past_condition, conditions, noise)
     shown = (metrics.shown(x_hat).mul(255).round().byte().movedim(2, -1).contiguous() for x_hat in pieces)
     for piece in on_host(shown):
         yield piece.numpy()

@@ -29,6 +29,9 @@ def predict(
     submission: Annotated[
         Path | None, typer.Option(help="Also write the CSV file that Lab 4 asks for, with all sequences.")
     ] = None,
+    backend: Annotated[
+        str, typer.Option(help="pytorch, or onnx: the files of cvae export RUN --format onnx.")
+    ] = "pytorch",
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 25,
     scale: Annotated[
         int | None,
@@ -62,6 +65,7 @@ def predict(
             sequence="all" if sequence == "all" else int(sequence),
             samples=samples,
             submission=submission,
+            backend=backend,
             fps=fps,
             scale=scale,
             reporter=console,

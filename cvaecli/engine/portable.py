@@ -8,7 +8,7 @@ input, so a graph has no randomness of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..models.base import VideoCVAE, slice_time
+from ..models.layers import split_time
+from .rollout import Noise
 
 Floats = npt.NDArray[np.float32]
 Call = Callable[[Mapping[str, Floats]], Mapping[str, Floats]]
@@ -134,37 +136,42 @@ def graphs(model: VideoCVAE, past: Tensor, condition: Tensor) -> list[Graph]:
     return [*([Graph("start", _Start(model), given, list(state))] if state else []), step]
 
 
-def play(
+def played(
     calls: Mapping[str, Call],
-    past: Floats,
-    past_condition: Floats,
-    condition: Floats,
-    noise: Sequence[Floats],
-) -> Floats:
-    """Predict K frames with the graphs of a model, each frame from the one before.
+    past: Tensor,
+    past_condition: Tensor,
+    conditions: Iterable[Tensor],
+    noise: Noise,
+) -> Iterator[Tensor]:
+    """``rollout.rollout`` by the graphs of a model, with the same arguments and results.
 
     Args:
         calls: runs each graph, by its name.
-        past, past_condition: the given frames ``[B, n_past, C, H, W]`` and their conditions.
-        condition: ``[B, K, ...]``.
-        noise: ``[B, K, *shape]`` for each latent level.
+        past, past_condition: the given frames ``[B, n_past, C, H, W]`` and their conditions, on the CPU.
+        conditions: conditions of the steps to predict, in pieces ``[B, k, ...]``.
+        noise: see ``rollout.Noise``.
 
-    Returns:
-        ``[B, K, C, H, W]``, not clamped.
+    Yields:
+        The predictions of each piece, ``[B, k, C, H, W]``, not clamped.
     """
-    given = {"past": past, "past_condition": past_condition}
-    drawn = {f"noise_{level}": values for level, values in enumerate(noise)}
-    B, K = condition.shape[:2]
-    if "model" in calls:
-        rows = {name: np.repeat(values, K, 0) for name, values in given.items()}
-        rows |= {name: values.reshape(B * K, *values.shape[2:]) for name, values in drawn.items()}
-        frame = calls["model"]({**rows, "condition": condition.reshape(B * K, *condition.shape[2:])})["frame"]
-        return frame.reshape(B, K, *frame.shape[1:])
+    given = {"past": past.numpy(), "past_condition": past_condition.numpy()}
     state = dict(calls["start"](given)) if "start" in calls else {}
-    frames = [past[:, -1]]
-    for k in range(K):
-        now = {name: values[:, k] for name, values in drawn.items()}
-        found = dict(calls["step"]({"previous": frames[-1], "condition": condition[:, k], **now, **state}))
-        frames.append(found.pop("frame"))
-        state |= {name.removeprefix(NEXT): value for name, value in found.items()}
-    return np.stack(frames[1:], 1)
+    frame, first = given["past"][:, -1], 0
+    for piece in conditions:
+        condition, K = piece.numpy(), piece.shape[1]
+        drawn = {f"noise_{level}": values.numpy() for level, values in enumerate(noise(first, K))}
+        first += K
+        if "model" in calls:  # frames are rows
+            rows = {name: np.repeat(values, K, 0) for name, values in given.items()}
+            rows |= {name: values.reshape(-1, *values.shape[2:]) for name, values in drawn.items()}
+            rows["condition"] = condition.reshape(-1, *condition.shape[2:])
+            yield split_time(torch.from_numpy(calls["model"](rows)["frame"]), (-1, K))
+            continue
+        frames = []
+        for k in range(K):
+            now = {name: values[:, k] for name, values in drawn.items()}
+            found = dict(calls["step"]({"previous": frame, "condition": condition[:, k], **now, **state}))
+            frame = found.pop("frame")
+            frames.append(frame)
+            state |= {name.removeprefix(NEXT): value for name, value in found.items()}
+        yield torch.from_numpy(np.stack(frames, 1))
