@@ -15,6 +15,11 @@ def shown(x_hat: Tensor) -> Tensor:
     return torch.nan_to_num(x_hat.float().clamp(0, 1), nan=0.0)
 
 
+def as_bytes(x_hat: Tensor) -> Tensor:
+    """A prediction as it is ``shown``, uint8 of the same shape."""
+    return shown(x_hat).mul(255).round().byte()
+
+
 def not_finite(x_hat: Tensor) -> Tensor:
     """Which predicted frames contain a NaN or an infinity: ``[B, T, C, H, W] -> [B, T]``, boolean."""
     return ~x_hat.isfinite().all(-1).all(-1).all(-1)
@@ -37,8 +42,9 @@ def near_ink(label: Tensor, distance: int = INK_DISTANCE) -> Tensor:
     """
     background = label.flatten(-2).median(-1).values[..., None, None]
     ink = ((label - background).abs() > 0.1).any(-3, keepdim=True)
-    size = 2 * distance + 1
-    near = F.max_pool2d(ink.flatten(0, -4).float(), size, stride=1, padding=distance)
+    near = ink.flatten(0, -4).float()
+    for reach in ((distance, 0), (0, distance)):  # a square as columns of rows
+        near = F.max_pool2d(near, tuple(2 * r + 1 for r in reach), stride=1, padding=reach)
     return near.bool().reshape(ink.shape)
 
 

@@ -14,7 +14,7 @@ import torch
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine import graph, measure
-from ..engine.batches import to_float
+from ..engine.batches import stacked
 from ..engine.device import Device, prepare
 from ..engine.fit import Event, StepEvent, Trainer
 from ..engine.measure import Peak
@@ -177,7 +177,7 @@ def clip_rollout(
     size = (clip.frames.shape[2], clip.frames.shape[3])
 
     def load(values: np.ndarray) -> torch.Tensor:
-        return to_float(torch.from_numpy(np.stack([values] * clips)).to(device.torch))
+        return stacked([values] * clips, device.torch)
 
     pieces = (load(clip.condition[numbers[k : k + chunk]]) for k in range(0, frames, chunk))
     noise = prior_noise(model, names, size, prior=config.eval.prior, seed=config.seed, n_past=P)

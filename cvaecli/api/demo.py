@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import metrics
 from ..data.clip import Clip
 from ..data.kinds import KINDS
-from ..engine.batches import to_float
+from ..engine.batches import stacked
 from ..engine.rollout import predict
 from ..errors import UserError
 from ..models.base import State
@@ -182,7 +182,7 @@ class Stage:
 
     def _batch(self, values: npt.NDArray[Any]) -> Tensor:
         """``[1, T, ...]`` on the device."""
-        return to_float(torch.from_numpy(np.array(values))[None].to(self._opened.device.torch))
+        return stacked([values], self._opened.device.torch)
 
     def _draw(self, seed: int) -> None:
         size = (self._clip.frames.shape[2], self._clip.frames.shape[3])
@@ -214,7 +214,7 @@ class Stage:
     def _shown(
         self, condition: npt.NDArray[Any], t: int, moved: Mapping[str, tuple[float, float]] | None = None
     ) -> dict[str, Any]:
-        frame = metrics.shown(self._x[0]).mul(255).round().byte().movedim(0, -1).cpu().numpy()
+        frame = metrics.as_bytes(self._x[0]).movedim(0, -1).cpu().numpy()
         pictures = condition.ndim == 3
         joints = None if self._puppet is None else {**self._puppet.joints(t), **(moved or {})}
         return {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import checkpoint as checkpoints
 from ..data.clip import Clip
-from ..engine.batches import to_float
+from ..engine.batches import stacked
 from ..engine.portable import Call, Floats, Graph, graphs, played
 from ..engine.rollout import prior_noise, rollout
 from ..errors import CvaeError, UserError
@@ -128,7 +128,7 @@ def _write_graphs(name: str, opened: Opened, sample: _Sample, new: Callable[[str
     calls = {}
     for graph in graphs(opened.model, sample.past[:EXAMPLE_ROWS], sample.conditions[:EXAMPLE_ROWS]):
         path = new(f"{graph.name}.{name}")
-        write(graph, path, _metadata(opened, graph, sample))
+        write(graph, path, _metadata(opened, graph))
         calls[graph.name] = load(path)
     difference = _difference(calls, sample)
     if not difference <= TOLERANCE:  # also if it is NaN
@@ -186,10 +186,8 @@ def _sample(opened: Opened, reporter: Reporter) -> _Sample:
     if K < 1:
         raise UserError(f"{data.source}: a clip has no frame to predict", "give longer clips")
 
-    def stacked(part: str, last: int) -> Tensor:
-        return to_float(torch.from_numpy(np.stack([getattr(clip, part)[:last] for clip in clips])))
-
-    past, conditions = stacked("frames", n_past), stacked("condition", n_past + K)
+    past = stacked([clip.frames[:n_past] for clip in clips], opened.device.torch)
+    conditions = stacked([clip.condition[: n_past + K] for clip in clips], opened.device.torch)
     names = [f"export/{row}" for row in range(len(clips))]
     size = (past.shape[-2], past.shape[-1])
     noise = prior_noise(opened.model, names, size, prior="sample", seed=config.seed, n_past=n_past)
@@ -212,7 +210,7 @@ def _difference(calls: Mapping[str, Call], sample: _Sample) -> float:
 # --- formats ------------------------------------------------------------------------------------------
 
 
-def _metadata(opened: Opened, graph: Graph, sample: _Sample) -> dict[str, str]:
+def _metadata(opened: Opened, graph: Graph) -> dict[str, str]:
     """What a reader of the file needs to know, as text."""
     shapes = {name: list(value.shape[1:]) for name, value in graph.inputs.items()}
     return {

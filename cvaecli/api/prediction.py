@@ -20,11 +20,11 @@ import torch
 from .. import media, metrics
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
-from ..engine.batches import to_float
+from ..engine.batches import stacked
 from ..engine.device import Device
 from ..engine.evaluate import neighbours, predicted_frames
 from ..engine.portable import Call, played
-from ..engine.prefetch import on_host, to_device
+from ..engine.prefetch import on_host
 from ..engine.rollout import Noise, prior_noise, rollout
 from ..errors import UserError
 from ..files import replacing
@@ -343,8 +343,7 @@ def predicted(
     P, n, chunk = config.data.n_past, videos[0].frames, config.eval.chunk
 
     def load(part: str, first: int, last: int) -> torch.Tensor:
-        rows = [getattr(video.clip, part)[first:last] for video in videos]
-        return to_float(to_device(np.stack(rows), device.torch))
+        return stacked([getattr(video.clip, part)[first:last] for video in videos], device.torch)
 
     yield np.moveaxis(np.stack([video.clip.frames[:P] for video in videos]), 2, -1)
     conditions = (load("condition", first, min(first + chunk, n)) for first in range(P, n, chunk))
@@ -354,7 +353,7 @@ def predicted(
         pieces = rollout(model, past, past_condition, conditions, noise, device)
     else:
         pieces = played(calls, past, past_condition, conditions, noise)
-    shown = (metrics.shown(x_hat).mul(255).round().byte().movedim(2, -1).contiguous() for x_hat in pieces)
+    shown = (metrics.as_bytes(x_hat).movedim(2, -1).contiguous() for x_hat in pieces)
     for piece in on_host(shown):
         yield piece.numpy()
 

@@ -46,6 +46,11 @@ def to_float(values: Tensor) -> Tensor:
     return values.float().div_(255.0) if values.dtype == torch.uint8 else values.float()
 
 
+def stacked(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Equal parts of several clips, ``[T, ...]`` each, as one batch ``[B, T, ...]`` of floats."""
+    return to_float(to_device(np.stack(arrays), device))
+
+
 FirstInput = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From clips ``[B]``, frame numbers ``[B, T]``, frames ``[B, T, C, H, W]`` and the step in the epoch to
 ``Batch.first_input``."""

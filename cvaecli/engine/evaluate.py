@@ -18,7 +18,7 @@ from ..config.schema import EvalConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
 from ..objective import reconstruction, total_kl
-from .batches import to_float
+from .batches import stacked
 from .device import Device
 from .distributed import World
 from .rollout import Noise, prior_noise, rollout
@@ -293,8 +293,7 @@ class _ClipGroup:
         self.strip_frames = sorted({self.n_past + int(k) for k in shown})
 
     def _load(self, arrays: Iterable[np.ndarray], first: int, last: int) -> Tensor:
-        stacked = torch.from_numpy(np.stack([a[first:last] for a in arrays]))
-        return to_float(stacked.to(self.setup.device.torch))
+        return stacked([array[first:last] for array in arrays], self.setup.device.torch)
 
     def _frames(self, first: int, last: int) -> Tensor:
         return self._load((clip.frames for clip in self.clips), first, last)
@@ -442,7 +441,7 @@ class _Pass:
             self.add("ssim", metrics.ssim(x_hat, x))
         for k in range(x.shape[1]):
             if first + k in self._group.strip_frames:
-                self._strip.append((metrics.shown(x_hat[:, k]) * 255).round().byte().cpu())
+                self._strip.append(metrics.as_bytes(x_hat[:, k]).cpu())
         self._group.setup.advance(x.shape[0] * x.shape[1])
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..config.schema import RunConfig
 from ..data.clip import Clip
-from ..metrics import shown
+from ..metrics import as_bytes
 from ..models.base import VideoCVAE
 from ..seeding import stream
-from .batches import to_float
+from .batches import stacked, to_float
 from .device import Device
 from .evaluate import neighbours
 from .prefetch import to_device
@@ -54,36 +54,38 @@ class RolloutStarts:
             between: called between pieces; what it raises ends the rollouts and leaves the old ones.
         """
         was_training = model.training
-        model = self._device.for_inference(model.eval())
-        made: list[Tensor] = []
-        for group in neighbours(self._segments, lambda clip: clip.n_frames, self._config.eval.batch_size):
-            made += self._predicted(model, group, epoch, between)
-        model.train(was_training)
+        model.eval()
+        try:
+            ready, made = self._device.for_inference(model), []
+            for group in neighbours(self._segments, lambda clip: clip.n_frames, self._config.eval.batch_size):
+                made += self._predicted(ready, group, epoch, between)
+        finally:
+            model.train(was_training)
         self._frames = torch.cat(made)
 
     def _predicted(
         self, model: VideoCVAE, group: Sequence[Clip], epoch: int, between: Callable[[], None]
     ) -> list[Tensor]:
         """A rollout of each clip of a group, uint8 ``[T, C, H, W]``: the given frames, then predictions."""
-        frames, condition = (
-            torch.from_numpy(np.stack(arrays)).to(self._device.torch)
-            for arrays in ([c.frames for c in group], [c.condition for c in group])
-        )
-        P, T = self._n_past, frames.shape[1]
+        P, T, chunk = self._n_past, group[0].n_frames, self._config.eval.chunk
+
+        def load(part: str, first: int, last: int) -> Tensor:
+            return stacked([getattr(clip, part)[first:last] for clip in group], self._device.torch)
+
+        past, names = load("frames", 0, P), [clip.name for clip in group]
         noise = prior_noise(
             model,
-            [clip.name for clip in group],
-            (frames.shape[-2], frames.shape[-1]),
+            names,
+            (past.shape[-2], past.shape[-1]),
             prior="sample",
             seed=self._config.seed,
             n_past=P,
             sample=epoch,
         )
-        chunk, parts = self._config.eval.chunk, [frames[:, :P].cpu()]
-        pieces = (to_float(condition[:, k : min(k + chunk, T)]) for k in range(P, T, chunk))
-        past = to_float(frames[:, :P]), to_float(condition[:, :P])
-        for piece in rollout(model, *past, pieces, noise, self._device):
-            parts.append((shown(piece) * 255).round().byte().cpu())
+        pieces = (load("condition", k, min(k + chunk, T)) for k in range(P, T, chunk))
+        parts = [as_bytes(past).cpu()]
+        for piece in rollout(model, past, load("condition", 0, P), pieces, noise, self._device):
+            parts.append(as_bytes(piece).cpu())
             between()
         return list(torch.cat(parts, 1))
 
