@@ -281,7 +281,7 @@ def _consume(
         if line := duration.line():
             reporter.note(line)
         if time.monotonic() - saved_at > 60 * trainer.config.train.save_minutes:
-            save_last(run, trainer, data)
+            save_last(run, checkpoint(trainer, data))
             saved_at = time.monotonic()
 
 
@@ -324,7 +324,7 @@ def _save_interrupted(run: Run, trainer: Trainer, data: VideoData) -> None:
     with world.agreeing():
         if world.leads:
             run.require()
-            save_last(run, trainer, data)
+            save_last(run, checkpoint(trainer, data))
             run.update_info(status="interrupted")
     raise world.reported_once(
         InterruptedRun(
@@ -339,7 +339,7 @@ def _save_good(run: Run, trainer: Trainer, data: VideoData, error: NotFiniteErro
     """Save the state after a failure. Skipped steps change nothing, so it is good unless a weight is not
     finite; then the last checkpoint stays."""
     with contextlib.suppress(NotFiniteError):
-        save_last(run, trainer, data)
+        save_last(run, checkpoint(trainer, data))
     last = run.checkpoint_path("last")
     if last.is_file():
         error.hint += (
@@ -399,19 +399,20 @@ def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -
     run.add_metrics(event.row)
     if event.evaluation and trainer.config.eval.sample_strips:
         save_strip(event.evaluation, run.path / "samples" / f"epoch-{event.epoch:04d}.png")
-    weights_only = {key: value for key, value in checkpoint(trainer, data).items() if key != "trainer"}
+    saved = checkpoint(trainer, data)
+    weights_only = {key: value for key, value in saved.items() if key != "trainer"}
     if event.best:
         checkpoints.save(run, "best", weights_only)
     every = trainer.config.train.save_every
     if every and event.complete and (event.epoch + 1) % every == 0:
         checkpoints.save(run, f"epoch-{event.epoch:04d}", weights_only)
-    save_last(run, trainer, data)
+    save_last(run, saved)
 
 
-def save_last(run: Run, trainer: Trainer, data: VideoData) -> None:
-    """Write ``last.pt``, after the rows of all steps that it has done are on the disk."""
+def save_last(run: Run, saved: Mapping[str, Any]) -> None:
+    """Write a checkpoint as ``last.pt``, after the rows of all steps that it has done are on the disk."""
     run.keep_steps()
-    checkpoints.save_last(run, checkpoint(trainer, data))
+    checkpoints.save_last(run, saved)
 
 
 def checkpoint(trainer: Trainer, data: VideoData) -> dict[str, Any]:

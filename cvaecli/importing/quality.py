@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ..data.clip import Clip
+from ..data.dance.cuts import flat
 from .keypoints import Person, extent, read
 
 JUMP = 0.25
 """A figure jumps if its points move, in the median, by more than this share of its size from frame to frame:
 the detector took somebody or something else for it."""
-BLANK = 8
-"""A label whose values span no more than this is blank."""
 
 
 @dataclass
@@ -74,10 +73,10 @@ def measure(root: Path, splits: dict[str, Sequence[Clip]]) -> Quality:
     seen: list[Person] = []
     for split in ("train", "val"):
         for clip in splits.get(split, ()):
+            blanks = flat(np.asarray(clip.condition, np.uint8))
             for i, frame in enumerate(numbers(clip)):
-                label, before = clip.condition[i], clip.condition[i - 1] if i else None
-                blank = int(label.max()) - int(label.min()) <= BLANK
-                repeated = before is not None and not blank and bool((label == before).all())
+                blank = bool(blanks[i])
+                repeated = i > 0 and not blank and bool((clip.condition[i] == clip.condition[i - 1]).all())
                 row = Row(split, frame, blank, repeated)
                 if points is not None:
                     people = points.frames.get(frame, [])

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from .dancer import paint, room
+from .dancer import dice, paint, room
 from .dancer.person import perform
 
 Joints = dict[str, npt.NDArray[np.float64]]
 
-SPLITS = ("train", "val", "test")
-"""Splits of the built-in set in the order in which their motions are seeded."""
 NAMES = tuple(dict.fromkeys(name for stick in paint.STICKS for name in stick))
 """The joints at the ends of the label's sticks."""
 
@@ -29,11 +27,9 @@ class Puppet:
     """
 
     def __init__(self, name: str, frames: int, height: int, width: int, seed: int = 0) -> None:
-        split, _, number = name.partition("/")
         self.height, self.width = height, width
         self._studio = paint.Studio(height, width)
-        rng = np.random.default_rng([seed, SPLITS.index(split), int(number)])
-        self._points = perform(rng, frames, width / height)
+        self._points = perform(dice(name, seed), frames, width / height)
 
     def joints(self, t: int) -> dict[str, tuple[float, float]]:
         """The places (x, y) of the joints in frame ``t``, in pixels of the label."""

@@ -29,6 +29,10 @@ USUAL = KINDS["dance"]
 FRAMES, CLIPS = USUAL.built_in.frames, USUAL.built_in.clips
 
 
+SPLITS = ("train", "val", "test")
+"""In the order in which their motions are seeded."""
+
+
 def _planes(image: Image.Image) -> Bytes:
     return np.asarray(image).transpose(2, 0, 1)
 
@@ -66,12 +70,16 @@ def generate(
         raise UserError("the synthetic set needs at least one clip in each split")
     studio = Studio(height, width)
     splits: dict[str, list[Clip]] = {}
-    for number, (split, count) in enumerate((("train", train), ("val", val), ("test", test))):
-        splits[split] = [
-            _clip(studio, f"{split}/{i}", np.random.default_rng([seed, number, i]), frames)
-            for i in range(count)
-        ]
+    for split, count in zip(SPLITS, (train, val, test), strict=True):
+        names = [f"{split}/{i}" for i in range(count)]
+        splits[split] = [_clip(studio, name, dice(name, seed), frames) for name in names]
     return splits
+
+
+def dice(name: str, seed: int) -> np.random.Generator:
+    """The random numbers of the motion of a clip, which is named as ``val/0``."""
+    split, _, number = name.partition("/")
+    return np.random.default_rng([seed, SPLITS.index(split), int(number)])
 
 
 def _clip(studio: Studio, name: str, rng: np.random.Generator, frames: int) -> Clip:
