@@ -295,6 +295,21 @@ def test_a_cell_that_kills_its_process_again_and_again_has_failed(home: Path) ->
     assert states(cells)[0] == "waiting"
 
 
+@pytest.mark.timeout(60)
+def test_a_process_that_was_killed_while_it_wrote_to_the_journal_does_not_stop_the_others(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "ABANDONED", 3)
+    folder = Path("runs/s")  # relative, as on the command line
+    backend = start("seed=0,1").study._storage._backend
+    backend._lock.acquire()  # and never released
+    held = set(folder.glob("journal.log?*"))
+    assert len(held) == 1
+    cells = Queue(folder, Plan.read(folder))
+    assert cells.take()
+    assert states(cells) == ["running", "waiting"] and not held & set(folder.iterdir())
+
+
 def test_a_damaged_or_locked_storage_is_reported_and_the_runs_are_kept(
     work: Callable[..., int], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import CvaeError, UserError
@@ -36,6 +36,8 @@ BEAT = 15.0
 """Longest time in seconds between two touches of a worker's file."""
 PATIENCE = 60.0
 """Seconds to wait for another process that reads or changes the queue."""
+ABANDONED = 30
+"""Seconds after which the journal's lock file is removed: the process that made it was killed."""
 MAX_DEATHS = 3
 """A cell whose process is killed this often while its sweep is running is not tried again."""
 
@@ -266,7 +268,9 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
         time.sleep(1)  # another process may be writing right now
         if not _ends_well(path):
             raise ValueError("its last line is cut short or not JSON")
-    return JournalStorage(JournalFileBackend(str(path)))
+    # Optuna's default lock is a link to the journal's path. If that is relative, or another machine's path,
+    # the lock's age cannot be read, and every process would wait for a killed one forever.
+    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path), ABANDONED)))
 
 
 def _ends_well(journal: Path) -> bool:
