@@ -98,6 +98,32 @@ def test_one_row_equals_two(kind: type[ReferenceCVAE]) -> None:
     torch.testing.assert_close(both.x_hat[:1], alone.x_hat, rtol=1e-5, atol=1e-6)
 
 
+@BOTH
+@pytest.mark.parametrize("size", [(12, 20), (13, 22)])
+def test_a_prediction_averaged_over_flips(kind: type[ReferenceCVAE], size: tuple[int, int]) -> None:
+    plain, averaged, data = build(kind), build(kind, average_flips=True), inputs(2, *size)
+    mirrored = {name: pictures.flip(-1) for name, pictures in data.items()}
+    for model in (plain, averaged):
+        torch.nn.init.zeros_(model.latent.weight)  # the noise is not mirrored
+    both = run(plain, data, False).x_hat, run(plain, mirrored, False).x_hat.flip(-1)
+    torch.testing.assert_close(run(averaged, data, False).x_hat, (both[0] + both[1]) / 2)
+
+
+@BOTH
+@pytest.mark.parametrize("posterior", [False, True])
+def test_averaging_over_flips_changes_neither_the_latent_nor_training(
+    kind: type[ReferenceCVAE], posterior: bool
+) -> None:
+    plain, averaged, data = build(kind), build(kind, average_flips=True), inputs()
+    together, apart = run(averaged, data, posterior), run(averaged, data, posterior, loop=True)
+    torch.testing.assert_close(together.x_hat, apart.x_hat, rtol=1e-5, atol=1e-6)
+    expected = run(plain, data, posterior)
+    for one, other in zip(together.p + together.q, expected.p + expected.q, strict=True):
+        assert torch.equal(one.mu, other.mu) and torch.equal(one.logvar, other.logvar)
+    learning = [run(model.train(), data, posterior).x_hat for model in (averaged, plain)]
+    assert torch.equal(*learning)
+
+
 @pytest.mark.parametrize("patch", [1, 2, 3])
 @pytest.mark.parametrize("size", [(12, 20), (13, 22), (66, 64), (8, 8), (9, 31)])
 def test_any_frame_size_and_patch(size: tuple[int, int], patch: int) -> None:
@@ -146,8 +172,8 @@ def test_the_shares_of_the_stem_add_up_to_it(patch: int) -> None:
     target, x_prev = data["condition"][:, 0], data["x_prev"][:, 0]
     parts = past * 2 - 1, label_features(label), label_features(target), x_prev * 2 - 1
     _, seen = model.start(data["past"], data["past_condition"])
-    features = {name: value[:, 0] for name, value in model.encode(data["condition"]).items()}
-    torch.testing.assert_close(model._join(seen, x_prev, features), model.stem(torch.cat(parts, 1)))
+    seen_label = model.encode(data["condition"])["label"][:, 0]
+    torch.testing.assert_close(model._join(seen, x_prev, seen_label), model.stem(torch.cat(parts, 1)))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])

@@ -61,6 +61,11 @@ class UNetConfig(ModelConfig):
     prior: Literal["learned", "standard"] = Field(
         default="learned", description="prior of z: a Gaussian computed from the condition, or N(0, I)"
     )
+    average_flips: bool = Field(
+        default=False,
+        description="predict the mirrored picture as well and average the two, outside training; takes twice "
+        "the time. For a model trained with train.augment.flip",
+    )
 
     @model_validator(mode="after")
     def _lengths(self) -> UNetConfig:
@@ -153,21 +158,29 @@ class ReferenceCVAE(VideoCVAE):
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """The stem's output for the labels, and the posterior stem's for the targets."""
-        features = {"label": condition} if targets is None else {"label": condition, "target": targets}
-        seen = {"label": self._see_label, "target": self._see_target}
+        features = {"label": condition}
+        if targets is not None:
+            features["target"] = targets
+        if self._averages:
+            features["flipped"] = condition.flip(-1)
+        seen = {"label": self._see_label, "target": self._see_target, "flipped": self._see_label}
         return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """The reference, which is the last given frame, and the stem's output for it and its label."""
-        reference, label = self._pad(past[:, -1]), self._pad(condition[:, -1])
-        return past[:, -1], self._stem(torch.cat((reference * 2 - 1, label_features(label)), 1), 0)
+        """The reference, which is the last given frame, and the stem's output for it and its label; with
+        ``average_flips`` also those of the mirrored reference."""
+        reference, label = past[:, -1], condition[:, -1]
+        state: State = self._start(reference, label)
+        if self._averages:
+            state += self._start(reference.flip(-1), label.flip(-1))
+        return state
 
     def step(
         self, state: State, x_prev: Tensor, features: Features, noise: Sequence[Tensor], posterior: bool
     ) -> tuple[Step, State]:
         """Predict one frame. ``x_prev`` is used only with ``previous_channels``."""
-        reference, seen = state
-        h, skips = self._down(self._join(seen, x_prev, features))
+        reference, seen = state[:2]
+        h, skips = self._down(self._join(seen, x_prev, features["label"]))
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
         z = p.sample(noise[0])
@@ -175,8 +188,11 @@ class ReferenceCVAE(VideoCVAE):
             n = len(features["target"])  # the first n rows have targets; the others keep z from the prior
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
-        size = reference.shape[-2:]
-        x_hat = self._up(h, z, skips, self._pad(reference))[..., : size[0], : size[1]]
+        x_hat = self._up(h, z, skips, reference)
+        if self._averages:
+            reference, seen = state[2:]
+            h, skips = self._down(self._join(seen, x_prev.flip(-1), features["flipped"]))
+            x_hat = (x_hat + self._up(h, z.flip(-1), skips, reference).flip(-1)) / 2
         return Step(x_hat, q, (p,)), state
 
     def unroll(
@@ -197,6 +213,15 @@ class ReferenceCVAE(VideoCVAE):
 
     # --- parts ------------------------------------------------------------------------------------
 
+    @property
+    def _averages(self) -> bool:
+        return self.config.average_flips and not self.training
+
+    def _start(self, reference: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The reference, and the stem's output for it and its label."""
+        padded = self._pad(reference) * 2 - 1
+        return reference, self._stem(torch.cat((padded, label_features(self._pad(label))), 1), 0)
+
     def _pad(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
         bottom, right = -H % self.cell, -W % self.cell
@@ -215,9 +240,9 @@ class ReferenceCVAE(VideoCVAE):
         weight = stem.weight[:, first : first + picture.shape[1]]
         return F.conv2d(picture, weight, None if first else stem.bias, stem.stride, stem.padding)
 
-    def _join(self, seen: Tensor, x_prev: Tensor, features: Features) -> Tensor:
+    def _join(self, seen: Tensor, x_prev: Tensor, label: Tensor) -> Tensor:
         """The stem's output: the sum of the parts for the reference, the label and the previous frame."""
-        h = seen + features["label"]
+        h = seen + label
         return h + self._stem(self._pad(x_prev) * 2 - 1, self._previous) if self.previous_channels else h
 
     def _down(self, h: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -231,7 +256,8 @@ class ReferenceCVAE(VideoCVAE):
         return self.attention(h), skips
 
     def _up(self, h: Tensor, z: Tensor, skips: list[Tensor], reference: Tensor) -> Tensor:
-        """Predicted frames ``[B, 3, H, W]`` in (0, 1), float32."""
+        """Predicted frames ``[B, 3, H, W]``, of the reference's size, in (0, 1), float32."""
+        H, W = reference.shape[-2:]
         h = self.middle(h + self.latent(z.to(h.dtype)))
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
@@ -240,7 +266,7 @@ class ReferenceCVAE(VideoCVAE):
         out = at_least_float32(out)
         # Steeper than the plain sigmoid, so that small weights are enough to come close to 0 and 1.
         generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
-        return torch.lerp(generated, reference, gate)
+        return torch.lerp(generated, self._pad(reference), gate)[..., :H, :W]
 
     def _prior(self, h: Tensor) -> Gaussian:
         if self.prior is not None:
