@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from cvaecli.errors import UserError
 from cvaecli.models.anchored import AnchoredConfig, AnchoredCVAE
-from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE, SelfAttention, label_features
+from cvaecli.models.label_features import GAIN, label_features, split_hues
+from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE, SelfAttention
 from cvaecli.objective import kl_divergence, reconstruction
 
 SMALL: dict[str, Any] = {"widths": [16, 16, 32], "encoder_blocks": [0, 1, 1], "decoder_blocks": [1, 0]}
@@ -216,6 +217,44 @@ def test_attention_is_the_same_in_training(cells: tuple[int, int]) -> None:
     with torch.no_grad():
         alone = layer(x)
     torch.testing.assert_close(layer(x.requires_grad_()), alone)
+
+
+@pytest.mark.parametrize("hues", [3, 6, 7, 12])
+def test_each_hue_has_a_channel_of_its_own(hues: int) -> None:
+    angle = torch.arange(hues) * 2 * torch.pi / hues  # the hues' own colours, strength 0.3, and no grey
+    x, y = angle.cos() * 0.3, angle.sin() * 0.3
+    red = x * 2 / 3
+    green, blue = -x / 3 + y / 3**0.5, -x / 3 - y / 3**0.5
+    ink = torch.stack((red, green, blue))
+    ink = ink - ink.amin(0)
+    found = split_hues(ink[None, :, None], hues)[0, :, 0]
+    assert found.shape == (hues + 1, hues)
+    torch.testing.assert_close(found[1:], 0.3 * GAIN * torch.eye(hues), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[0], torch.zeros(hues))
+    half = split_hues(ink[None, :, None] / 2, hues)[0, :, 0]
+    torch.testing.assert_close(half, found / 2, atol=1e-5, rtol=0)
+
+
+def test_grey_ink_has_no_hue_and_is_told_apart_from_colour() -> None:
+    ink = torch.tensor([0.4, 0.4, 0.4])[None, :, None, None].expand(1, 3, 2, 2)
+    found = split_hues(ink, 6)
+    torch.testing.assert_close(found[:, 0], torch.full((1, 2, 2), 0.4 * GAIN))
+    torch.testing.assert_close(found[:, 1:], torch.zeros(1, 6, 2, 2), atol=1e-6, rtol=0)
+    tinted = ink.clone()
+    tinted[:, 0] += 0.2
+    more = split_hues(tinted, 6)
+    torch.testing.assert_close(more[:, 0], found[:, 0])
+    torch.testing.assert_close(more[:, 1], torch.full((1, 2, 2), 0.2 * GAIN))
+
+
+@BOTH
+def test_a_model_that_sees_hues(kind: type[ReferenceCVAE]) -> None:
+    model, data = build(kind, label_hues=6), inputs()
+    together, apart = run(model, data, True), run(model, data, True, loop=True)
+    torch.testing.assert_close(together.x_hat, apart.x_hat, rtol=1e-5, atol=1e-6)
+    assert model.stem.in_channels == 3 + 2 * 21 + model.previous_channels
+    with pytest.raises(ValidationError, match="label_hues: must be 0, or 3 or more"):
+        build(kind, label_hues=2)
 
 
 def test_label_features_spread_thin_sticks() -> None:

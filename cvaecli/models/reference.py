@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UserError
 from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_time
+from .label_features import channels, label_features
 from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
 
@@ -61,6 +62,12 @@ class UNetConfig(ModelConfig):
     prior: Literal["learned", "standard"] = Field(
         default="learned", description="prior of z: a Gaussian computed from the condition, or N(0, I)"
     )
+    label_hues: int = Field(
+        default=0,
+        ge=0,
+        description="split the labels' colours into so many hues, each a channel of its own, so that limbs "
+        "of different colours do not mix; 0: red, green and blue",
+    )
     average_flips: bool = Field(
         default=False,
         description="predict the mirrored picture as well and average the two, outside training; takes twice "
@@ -78,6 +85,8 @@ class UNetConfig(ModelConfig):
             )
         if self.attention_levels > levels:
             raise ValueError(f"attention_levels: there are only {levels} levels, one for each of widths")
+        if self.label_hues in (1, 2):
+            raise ValueError("label_hues: must be 0, or 3 or more")
         return self
 
 
@@ -114,7 +123,7 @@ class ReferenceCVAE(VideoCVAE):
             )
         self.config = config
         patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
-        widths, label = config.widths, 3 * condition_shape[0]
+        widths, label = config.widths, channels(condition_shape[0], config.label_hues)
         inputs = 3 + label, label, self.previous_channels
         self.stem = nn.Conv2d(sum(inputs), widths[0], patch + 2, stride=patch, padding=1)
         self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # first channels in the stem
@@ -219,8 +228,11 @@ class ReferenceCVAE(VideoCVAE):
 
     def _start(self, reference: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The reference, and the stem's output for it and its label."""
-        padded = self._pad(reference) * 2 - 1
-        return reference, self._stem(torch.cat((padded, label_features(self._pad(label))), 1), 0)
+        seen = torch.cat((self._pad(reference) * 2 - 1, self._features(label)), 1)
+        return reference, self._stem(seen, 0)
+
+    def _features(self, label: Tensor) -> Tensor:
+        return label_features(self._pad(label), self.config.label_hues)
 
     def _pad(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
@@ -228,7 +240,7 @@ class ReferenceCVAE(VideoCVAE):
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
     def _see_label(self, label: Tensor) -> Tensor:
-        return self._stem(label_features(self._pad(label)), self._label)
+        return self._stem(self._features(label), self._label)
 
     def _see_target(self, target: Tensor) -> Tensor:
         seen: Tensor = self.posterior_stem(self._pad(target) * 2 - 1)
@@ -276,37 +288,6 @@ class ReferenceCVAE(VideoCVAE):
     @staticmethod
     def _gaussian(output: Tensor) -> Gaussian:
         return clamp_logvar(to_gaussian(output), LOGVAR_RANGE)
-
-
-def label_features(label: Tensor) -> Tensor:
-    """A label image inverted, its 3x3 maximum, and a wide soft halo: ``[B, C, H, W] -> [B, 3C, H, W]``.
-
-    Thin sticks cover few pixels. The halos tell nearby pixels which stick is close.
-    """
-    ink = 1.0 - label
-    near = _max_of_3x3(ink)
-    halo = _mean_of_5x5(_max_of_3x3(_max_of_3x3(near)))
-    return torch.cat((ink, near, halo), 1)
-
-
-# Written with shifted pictures: on a CPU, PyTorch's pooling takes 10 times as long.
-
-
-def _max_of_3x3(x: Tensor) -> Tensor:
-    """Maximum over 3x3 pixels, for values >= 0; beyond the border there are zeros."""
-    H, W = x.shape[-2:]
-    x = F.pad(x, (1, 1, 1, 1))
-    x = torch.maximum(torch.maximum(x[..., :W], x[..., 1 : W + 1]), x[..., 2:])
-    return torch.maximum(torch.maximum(x[..., :H, :], x[..., 1 : H + 1, :]), x[..., 2:, :])
-
-
-def _mean_of_5x5(x: Tensor) -> Tensor:
-    """Mean over 5x5 pixels; beyond the border there are zeros."""
-    H, W = x.shape[-2:]
-    x = F.pad(x, (2, 2, 2, 2))
-    x = x[..., :W] + x[..., 1 : W + 1] + x[..., 2 : W + 2] + x[..., 3 : W + 3] + x[..., 4:]
-    x = x[..., :H, :] + x[..., 1 : H + 1, :] + x[..., 2 : H + 2, :] + x[..., 3 : H + 3, :] + x[..., 4:, :]
-    return x / 25
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
