@@ -20,11 +20,15 @@ from .tables import AbsentError, Array, read_table
 
 SWAPPED = "-swapped-"
 COMPARABLE = (
-    *("split", "n_past", "n_future", "n_future_min", "n_future_max", "samples", "prior", "conditions"),
+    *("split", "n_past", "n_future", "n_future_min", "n_future_max", "samples", "prior"),
+    *("average_flips", "conditions"),
     *("psnr", "ssim", "frame_size", "data_fingerprint", "checkpoint"),
 )
 """Entries of the protocol that must agree for numbers to be comparable, as must the number of frames. Device,
 precision, seed and training step may differ."""
+
+LATER = {"average_flips": False}
+"""What the protocol of an older evaluation does not say."""
 
 PER_FRAME_OPTIONAL = (
     *("ssim", "psnr_one_step", "ssim_one_step", "psnr_best", "psnr_worst", "ssim_best", "ssim_worst"),
@@ -63,7 +67,7 @@ def read_summary(run: Path, split: str = "val") -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         for number in (content["psnr"], content["baselines"]["repeat_last_past"]["psnr"]):
             float(number or 0)  # None where a prediction was not finite
-        dict(content["protocol"])
+        content["protocol"] = LATER | content["protocol"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error})", f"run again: {command_for(run, split)}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, QUICK, make_config, write_set
+from helpers import CPU, QUICK, SIZES, make_config, write_set
 from PIL import Image
 
 import cvaecli
@@ -147,6 +147,28 @@ def test_the_prior_mean_has_one_sample(run: Run, tmp_path: Path) -> None:
     assert not np.array_equal(a, b)
     a, b = frames("eval.prior=mean")
     assert np.array_equal(a, b)
+
+
+def test_a_run_is_scored_with_and_without_the_mirrored_prediction(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "copy").mkdir()
+    copy = Path(shutil.copytree(run.path, tmp_path / "copy/run"))
+    plain = api.validate(copy)
+    averaged = api.validate(copy, ["eval.average_flips=true"])
+    assert averaged["psnr"] != plain["psnr"] and averaged["kl"] == plain["kl"]
+    assert averaged["protocol"]["average_flips"] and not plain["protocol"]["average_flips"]
+    frames = []
+    for average in ("false", "true"):
+        average = f"eval.average_flips={average}"
+        (path,) = api.predict(copy, [average], out=tmp_path / "x.npz", split="val")
+        frames.append(np.load(path)["frames"])
+    assert not np.array_equal(*frames)
+
+    pose = settings(data, "eval.average_flips=true", model=SIZES)
+    with pytest.raises(UserError, match="the model pose cannot average over flips"):
+        api.train(pose, name="b", runs=tmp_path)
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_first_frames_of_a_long_prediction_equal_a_short_one(run: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cvaecli.tables import AbsentError
 SUMMARY: dict[str, Any] = {
     "psnr": 20.0,
     "baselines": {"repeat_last_past": {"psnr": 18.0}},
-    "protocol": {"split": "val"},
+    "protocol": {"split": "val", "average_flips": True},
 }
 ROWS = [{"clip": name, "frame": k, "psnr": 20.0 + k, "kl": None} for name in ("b", "a") for k in (1, 2)]
 
@@ -26,11 +26,14 @@ ROWS = [{"clip": name, "frame": k, "psnr": 20.0 + k, "kl": None} for name in ("b
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert evaluations.write(tmp_path, "val", SUMMARY, ROWS) == tmp_path / "eval" / "val"
     assert evaluations.read_summary(tmp_path, "val") == SUMMARY
+    older = {**SUMMARY, "protocol": {"split": "val"}}
+    evaluations.write(tmp_path, "test", older, ROWS)
+    assert evaluations.read_summary(tmp_path, "test")["protocol"] == {"split": "val", "average_flips": False}
     table = evaluations.read_per_frame(tmp_path)
     assert table["clip"].tolist() == [0, 0, 1, 1] and table["psnr"].tolist() == [21, 22, 21, 22]
     assert np.isnan(table["kl"]).all() and np.isnan(table["mean_frame"]).all()
     evaluations.write(tmp_path, "val-swapped-actions", SUMMARY, ROWS)
-    assert evaluations.splits_of(tmp_path) == ["val", "val-swapped-actions"]
+    assert evaluations.splits_of(tmp_path) == ["test", "val", "val-swapped-actions"]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def test_one_row_equals_two(kind: type[ReferenceCVAE]) -> None:
 @BOTH
 @pytest.mark.parametrize("size", [(12, 20), (13, 22)])
 def test_a_prediction_averaged_over_flips(kind: type[ReferenceCVAE], size: tuple[int, int]) -> None:
-    plain, averaged, data = build(kind), build(kind, average_flips=True), inputs(2, *size)
+    plain, averaged, data = build(kind), build(kind), inputs(2, *size)
+    averaged.average_over_flips()
     mirrored = {name: pictures.flip(-1) for name, pictures in data.items()}
     for model in (plain, averaged):
         torch.nn.init.zeros_(model.latent.weight)  # the noise is not mirrored
@@ -115,7 +116,8 @@ def test_a_prediction_averaged_over_flips(kind: type[ReferenceCVAE], size: tuple
 def test_averaging_over_flips_changes_neither_the_latent_nor_training(
     kind: type[ReferenceCVAE], posterior: bool
 ) -> None:
-    plain, averaged, data = build(kind), build(kind, average_flips=True), inputs()
+    plain, averaged, data = build(kind), build(kind), inputs()
+    averaged.average_over_flips()
     together, apart = run(averaged, data, posterior), run(averaged, data, posterior, loop=True)
     torch.testing.assert_close(together.x_hat, apart.x_hat, rtol=1e-5, atol=1e-6)
     expected = run(plain, data, posterior)

@@ -123,7 +123,11 @@ def test_taking_the_state_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["eval.frames=2", "eval.clips=1", "eval.samples=2", "eval.prior=mean", "eval.batch_size=1"]
+    "override",
+    [
+        *("eval.frames=2", "eval.clips=1", "eval.samples=2", "eval.prior=mean", "eval.average_flips=true"),
+        "eval.batch_size=1",
+    ],
 )
 def test_a_best_value_of_another_protocol_is_not_compared(override: str) -> None:
     """A validation of fewer frames or more samples has another PSNR for the same weights."""

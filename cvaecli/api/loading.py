@@ -79,10 +79,17 @@ def warn_of_unusable_gpu(config: RunConfig, reporter: Reporter) -> None:
 
 
 def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
-    """A new model on the CPU; its initial weights depend on the seed alone."""
+    """A new model on the CPU; its initial weights depend on the seed alone.
+
+    Raises:
+        UserError: the model does not fit the conditions, or cannot do what ``eval`` asks for.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return models.load(config.model_name)(config.model, tuple(condition_shape))
+        model = models.load(config.model_name)(config.model, tuple(condition_shape))
+    if config.eval.average_flips:
+        model.average_over_flips()
+    return model
 
 
 def load_initial_weights(model: VideoCVAE, path: Path, reporter: Reporter) -> None:

@@ -29,8 +29,6 @@ HARMLESS = {
 }
 """Keys of ``train`` that may change without making it a different training. ``epochs`` matters if a schedule
 depends on it: then the schedule moves."""
-SCORED = ("frames", "clips", "samples", "prior")
-"""Keys of ``eval`` that change the numbers of a validation."""
 
 
 def resume(
@@ -182,8 +180,8 @@ def _arrow(values: Sequence[Any]) -> str:
 
 def scoring_changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
     """The changed keys that affect a validation's numbers, with ``[old, new]`` values."""
-    old, new = before.eval.model_dump(mode="json"), after.eval.model_dump(mode="json")
-    return {f"eval.{key}": [old[key], new[key]] for key in SCORED if old[key] != new[key]}
+    old, new = before.eval.scored(), after.eval.scored()
+    return {f"eval.{key}": [old[key], new[key]] for key in old if old[key] != new[key]}
 
 
 def schedule_change(before: RunConfig, trainer: Trainer, data: VideoData) -> dict[str, Any] | None:

@@ -53,7 +53,8 @@ def validate(
 
     Args:
         run: see ``run.find``.
-        overrides: of data.*, runtime.*, seed, and of eval.samples, eval.prior, eval.batch_size, eval.chunk.
+        overrides: of data.*, runtime.*, seed, and of eval.samples, eval.prior, eval.average_flips,
+            eval.batch_size, eval.chunk.
         split: train, val, or test where it has true frames.
         swap: give the predicted steps of every clip the next clip's actions, positions or whole conditions
             (the last clip takes the first one's). The given frames keep their own. The loss in PSNR shows
@@ -125,6 +126,7 @@ def _protocol(
         "n_future_max": max(predicted),
         "samples": config.eval.samples,
         "prior": config.eval.prior,
+        "average_flips": config.eval.average_flips,
         "conditions": OWN if swap is None else f"predicted steps: the next clip's {swap}",
         "seed": config.seed,
         "batch_norm": "running statistics" if _has_batch_norm(opened.model) else "none in this model",

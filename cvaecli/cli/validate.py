@@ -52,6 +52,7 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
     own = protocol["conditions"] == "the clip's own"
     swapped = "" if own else f", {protocol['conditions']}"
     prior = f"prior {protocol['prior']}, {protocol['samples']} sample(s)"
+    prior += ", averaged over flips" if protocol["average_flips"] else ""
     rows = [
         ["rollout (own predictions fed back)", _dB(metrics["psnr"]), _number(metrics["ssim"])],
         [

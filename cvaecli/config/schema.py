@@ -289,12 +289,19 @@ class EvalConfig(Section):
     """Samples per clip; their mean, best, worst and spread are reported."""
     prior: Literal["sample", "mean"] = "sample"
     """z drawn from the prior, or its mean."""
+    average_flips: bool = False
+    """Average each prediction with that of the mirrored pictures, which takes twice the time. For the models
+    reference and anchored, trained with ``train.augment.flip``."""
     batch_size: Positive = 8
     """Clips that are rolled out together."""
     chunk: Positive = 64
     """Steps encoded together (in parallel models: predicted together). It affects memory, not results."""
     sample_strips: bool = True
     """Write a strip of truth, posterior reconstruction, rollout and label at every validation."""
+
+    def scored(self) -> dict[str, Any]:
+        """The keys that change a validation's numbers."""
+        return self.model_dump(include={"frames", "clips", "samples", "prior", "average_flips"})
 
 
 class RuntimeConfig(Section):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.schema import RunConfig
+from ..config.schema import EvalConfig, RunConfig
 from ..data.clip import Clip
 from ..models.base import VideoCVAE
 from ..schedules import Scheduled
@@ -360,10 +360,6 @@ class Trainer:
             self.best_psnr = summary["psnr"]
         return best
 
-    def _protocol(self) -> dict[str, int | str | None]:
-        """The settings that a validation's PSNR depends on and that a resumed run may change."""
-        return self.config.eval.model_dump(include={"frames", "clips", "samples", "prior"})
-
     # --- one step ---------------------------------------------------------------------------------
 
     def _train_step(self, batch: Batch, scheduled: Scheduled, coins: Sequence[bool]) -> Tensor:
@@ -396,7 +392,7 @@ class Trainer:
             "step_in_epoch": self.step_in_epoch,
             "seconds": self.seconds,
             "best_psnr": self.best_psnr,
-            "protocol": self._protocol(),
+            "protocol": self.config.eval.scored(),
             "forced_sum": self._forced_sum,
             "blended": self._interpolated,
             "optimizer": self.optimizer.state_dict(),
@@ -423,7 +419,9 @@ class Trainer:
         self._forced_sum, self._interpolated = state["forced_sum"], state["blended"]
         self._starts.load_state_dict(state)
         # A PSNR of another protocol is not comparable: the next validation becomes the best so far.
-        self.best_psnr = state["best_psnr"] if state["protocol"] == self._protocol() else None
+        # The PSNRs of the resumed run are comparable with the best one only if they are measured alike.
+        alike = self.config.eval.scored() == EvalConfig().scored() | state["protocol"]
+        self.best_psnr = state["best_psnr"] if alike else None
         self.initial = state.get("initial", self.initial)
 
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..settings import Section
 from .layers import split_time
 
@@ -102,6 +103,18 @@ class VideoCVAE(nn.Module, ABC):
     mixes: ClassVar[bool] = False
     """True for a model that can train on posterior rows and prior rows in one pass: if only the first rows of
     the batch have targets, it draws z from the posterior for these and from the prior for the others."""
+
+    def average_over_flips(self) -> None:
+        """From now on, outside training, average each prediction with that of the mirrored pictures.
+
+        Raises:
+            UserError: the model cannot.
+        """
+        name = self.Config.model_fields["name"].default
+        raise UserError(
+            f"eval.average_flips: the model {name} cannot average over flips",
+            "set eval.average_flips=false; reference and anchored can",
+        )
 
     @abstractmethod
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:

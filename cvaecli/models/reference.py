@@ -68,11 +68,6 @@ class UNetConfig(ModelConfig):
         description="split the labels' colours into so many hues, each a channel of its own, so that limbs "
         "of different colours do not mix; 0: red, green and blue",
     )
-    average_flips: bool = Field(
-        default=False,
-        description="predict the mirrored picture as well and average the two, outside training; takes twice "
-        "the time. For a model trained with train.augment.flip",
-    )
 
     @model_validator(mode="after")
     def _lengths(self) -> UNetConfig:
@@ -121,7 +116,7 @@ class ReferenceCVAE(VideoCVAE):
                 f"model.name: {config.name} needs label images as conditions, not shape {condition_shape}",
                 "for vector conditions choose model.name=svg",
             )
-        self.config = config
+        self.config, self._flips = config, False
         patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
         widths, label = config.widths, channels(condition_shape[0], config.label_hues)
         inputs = 3 + label, label, self.previous_channels
@@ -161,6 +156,10 @@ class ReferenceCVAE(VideoCVAE):
         with torch.no_grad():
             self.out.weight.mul_(0.1)  # at the start: a grey frame, and a gate of about one half
 
+    def average_over_flips(self) -> None:
+        """See the base class. The second prediction takes as long as the first."""
+        self._flips = True
+
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
         """One level: ``(z_dim, H / cell, W / cell)``, rounded up."""
         return [(self.config.z_dim, -(-size[0] // self.cell), -(-size[1] // self.cell))]
@@ -170,17 +169,17 @@ class ReferenceCVAE(VideoCVAE):
         features = {"label": condition}
         if targets is not None:
             features["target"] = targets
-        if self._averages:
+        if self._flips and not self.training:
             features["flipped"] = condition.flip(-1)
         seen = {"label": self._see_label, "target": self._see_target, "flipped": self._see_label}
         return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """The reference, which is the last given frame, and the stem's output for it and its label; with
-        ``average_flips`` also those of the mirrored reference."""
+        """The reference, which is the last given frame, and the stem's output for it and its label; if
+        flips are averaged, also those of the mirrored reference."""
         reference, label = past[:, -1], condition[:, -1]
         state: State = self._start(reference, label)
-        if self._averages:
+        if self._flips and not self.training:
             state += self._start(reference.flip(-1), label.flip(-1))
         return state
 
@@ -198,7 +197,7 @@ class ReferenceCVAE(VideoCVAE):
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
         x_hat = self._up(h, z, skips, reference)
-        if self._averages:
+        if self._flips and not self.training:
             reference, seen = state[2:]
             h, skips = self._down(self._join(seen, x_prev.flip(-1), features["flipped"]))
             x_hat = (x_hat + self._up(h, z.flip(-1), skips, reference).flip(-1)) / 2
@@ -221,10 +220,6 @@ class ReferenceCVAE(VideoCVAE):
         return fold_time(draw, features, noise), state
 
     # --- parts ------------------------------------------------------------------------------------
-
-    @property
-    def _averages(self) -> bool:
-        return self.config.average_flips and not self.training
 
     def _start(self, reference: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The reference, and the stem's output for it and its label."""

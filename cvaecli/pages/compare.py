@@ -121,6 +121,8 @@ def protocol_words(group: Group) -> str:
         str(protocol.get("prior")), "?"
     )
     words.append(f"{samples} sample{'' if samples == 1 else 's'} with z {prior}")
+    if protocol.get("average_flips"):
+        words.append("averaged over flips")
     if protocol.get("conditions", "the clip's own") != "the clip's own":
         words.append(f"conditions: {protocol['conditions']}")
     words.append(f"data: {protocol.get('data', '?')} ({protocol.get('data_fingerprint', '?')})")
@@ -273,7 +275,7 @@ def _csv(comparison: Comparison) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     keys = list(dict.fromkeys(key for group in comparison.groups for key in group.keys))
-    protocol = ["samples", "prior", "frames", "data_fingerprint"]
+    protocol = ["samples", "prior", "average_flips", "frames", "data_fingerprint"]
     numbers = [column.name for column in COLUMNS]
     writer.writerow(["group", "run", *keys, "seed", "counted", "why_not", "split", *protocol, *numbers])
     for number, group in enumerate(comparison.groups, 1):

@@ -117,7 +117,9 @@ def protocol(runs: Sequence[Run]) -> str:
         return ""
     differ = [key for key in known[0] if len({each[key] for each in known}) > 1]
     if differ:
-        values = [f"{key} ({' / '.join(dict.fromkeys(each[key] for each in known))})" for key in differ]
+        values = [
+            f"{key} ({' / '.join(dict.fromkeys(each[key] or 'no' for each in known))})" for key in differ
+        ]
         return f"PROTOCOLS DIFFER, these validations are not comparable: {', '.join(values)}"
     first = {key: text for key, text in known[0].items() if key != "data"}
     scored = f"{first.pop('frames')} {first.pop('clips')}"
@@ -144,6 +146,7 @@ def _protocol(run: Run) -> dict[str, str]:
         "clips": f"of {settings.clips} clips" if settings.clips else "of each clip",
         "z": "z at the prior's mean" if prior == "mean" else "z sampled from the prior",
         "samples": f"mean of {n} samples" if n > 1 else "1 sample",
+        "flips": "averaged over flips" if settings.average_flips else "",
         "data": _data(run),
     }
 

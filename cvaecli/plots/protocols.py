@@ -78,6 +78,8 @@ def describe(split: str, protocol: dict[str, Any], frames: int, clips: int) -> s
     if "samples" in protocol:
         n = protocol["samples"]
         words.append(f"mean of {n} samples" if n != 1 else "1 sample")
+    if protocol.get("average_flips"):
+        words.append("averaged over flips")
     if protocol.get("conditions", "the clip's own") != "the clip's own":
         words.append(f"conditions: {protocol['conditions']}")
     return ", ".join(words)
