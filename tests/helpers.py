@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from typer.testing import CliRunner
 
+from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
@@ -209,3 +211,37 @@ class ReferenceToy(VideoCVAE):
         gaussian = (Gaussian(zeros, zeros),)
         x_hat = state + self.weight * (features["c"] + noise[0][..., None, None])
         return Step(x_hat, gaussian if posterior else (), gaussian), state
+
+
+class Result:
+    """What a command left: exit code, stdout, stderr."""
+
+    def __init__(self, *arguments: object) -> None:
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
+        self.exception = result.exception
+
+    def good(self) -> Result:
+        assert self.code == 0, self.err + repr(self.exception)
+        return self
+
+    def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
+        """A user's mistake: exit code, nothing on stdout, one line on stderr after the data's."""
+        assert self.code == code, (self.code, self.out, self.err)
+        assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
+        said = [line for line in self.err.splitlines() if not line.startswith("data: ")]
+        assert self.out == "" and len(said) == lines and "Traceback" not in self.err, self.err
+        for text in told:
+            assert text in self.err
+
+    def usage(self, *told: str) -> None:
+        """A mistake that Typer's own parser reports."""
+        assert self.code == 2 and self.out == "" and "Usage" in self.err, (self.code, self.out, self.err)
+        words = " ".join(self.err.replace("│", " ").split())
+        for text in told:
+            assert text in words, words
+
+
+def cvae(*arguments: object) -> Result:
+    """Run a command in this process."""
+    return Result(*arguments)

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import write_set, yaml_config
+from helpers import Result, cvae, write_set, yaml_config
 from PIL import Image
 from rich.console import Console
-from typer.testing import CliRunner
 
-from cvaecli.cli import app
 from cvaecli.cli.console import Terminal
 from cvaecli.engine.fit import StepEvent
 
@@ -26,39 +24,6 @@ VALIDATE_KEYS = {
     *("psnr", "psnr_one_step", "psnr_of_mean_mse", "psnr_per_channel", "ssim", "kl", "frames", "clips"),
     *("baselines", "protocol"),
 }
-
-
-class Result:
-    """What a command left: exit code, stdout, stderr."""
-
-    def __init__(self, *arguments: object) -> None:
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
-        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
-        self.exception = result.exception
-
-    def good(self) -> Result:
-        assert self.code == 0, self.err + repr(self.exception)
-        return self
-
-    def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
-        """A user's mistake: exit code, nothing on stdout, one line on stderr after the data's."""
-        assert self.code == code, (self.code, self.out, self.err)
-        assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
-        said = [line for line in self.err.splitlines() if not line.startswith("data: ")]
-        assert self.out == "" and len(said) == lines and "Traceback" not in self.err, self.err
-        for text in told:
-            assert text in self.err
-
-    def usage(self, *told: str) -> None:
-        """A mistake that Typer's own parser reports."""
-        assert self.code == 2 and self.out == "" and "Usage" in self.err, (self.code, self.out, self.err)
-        words = " ".join(self.err.replace("│", " ").split())
-        for text in told:
-            assert text in words, words
-
-
-def cvae(*arguments: object) -> Result:
-    return Result(*arguments)
 
 
 @pytest.fixture(scope="module")

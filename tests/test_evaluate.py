@@ -14,8 +14,9 @@ from torch import Tensor
 from cvaecli import metrics
 from cvaecli.config.schema import EvalConfig
 from cvaecli.data.clip import Clip
-from cvaecli.engine.evaluate import ClipScore, Evaluation, evaluate, predicted_frames
+from cvaecli.engine.evaluate import evaluate, predicted_frames
 from cvaecli.engine.rollout import rollout
+from cvaecli.engine.scores import ClipScore, Evaluation
 from cvaecli.models.base import State, Step, VideoCVAE
 from cvaecli.objective import kl_divergence
 from cvaecli.seeding import frame_noise

@@ -21,8 +21,9 @@ from cvaecli.config import loading as configs
 from cvaecli.config.schema import EvalConfig, RunConfig
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.data.robot import condition_stats
-from cvaecli.engine.evaluate import Evaluation, evaluate
+from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.rollout import rollout
+from cvaecli.engine.scores import Evaluation
 from cvaecli.errors import UserError
 from cvaecli.models.svg.model import SVG, SVGConfig
 from cvaecli.reporter import Silent

@@ -16,9 +16,8 @@ import optuna
 import pytest
 import torch
 from filelock import FileLock
-from helpers import write_set, yaml_config
+from helpers import Result, cvae, write_set, yaml_config
 from optuna.trial import TrialState
-from test_cli import Result, cvae
 
 from cvaecli import api
 from cvaecli.api import sweep as sweeping

@@ -16,7 +16,8 @@ from .. import evaluations, media
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
-from ..engine.evaluate import Evaluation, clips_of_process, evaluate, gathered
+from ..engine.evaluate import clips_of_process, evaluate, gathered
+from ..engine.scores import Evaluation
 from ..errors import UserError
 from ..evaluations import ClipFrames
 from ..media import panels

@@ -20,11 +20,12 @@ from .averaging import WeightAverage, interpolate
 from .batches import Batch, Frames, Sampler, batches, check_augmentation
 from .device import Device
 from .distributed import ALONE, Agreement, World
-from .evaluate import Evaluation, Progress, clips_of_process, evaluate, gathered
+from .evaluate import Progress, clips_of_process, evaluate, gathered
 from .graph import Replayed
 from .loss import Loss, TermRecord, kl_factor, kl_scale
 from .optimizer import load_state, make_optimizer, set_lr
 from .rollout_starts import RolloutStarts
+from .scores import Evaluation
 from .skipping import NotFiniteError, Skips, require_finite
 from .split import Split
 from .teacher_forcing import forced
