@@ -137,7 +137,9 @@ def small(line: str, sets: dict[str, Path]) -> list[str]:
         kind = config.load(name).data.kind
         if words[0] in ("train", "bench", "sweep"):
             given = any(word.startswith("data.root=") for word in words)
-            words += [*small_overrides(name), *FEW, *([] if given else ["data.root=DIR"])]
+            ours = [*small_overrides(name), *FEW, *([] if given else ["data.root=DIR"])]
+            keys = {override.partition("=")[0] for override in ours}  # a sweep refuses a key that comes twice
+            words = [word for word in words if word.partition("=")[0] not in keys] + ours
     if "--frames" in words:
         words[words.index("--frames") + 1] = "3"
     words += {
