@@ -420,7 +420,6 @@ class Trainer:
         self._forced_sum, self._interpolated = state["forced_sum"], state["blended"]
         self._starts.load_state_dict(state)
         # A PSNR of another protocol is not comparable: the next validation becomes the best so far.
-        # The PSNRs of the resumed run are comparable with the best one only if they are measured alike.
         alike = self.config.eval.scored() == EvalConfig().scored() | state["protocol"]
         self.best_psnr = state["best_psnr"] if alike else None
         self.initial = state.get("initial", self.initial)

@@ -169,7 +169,7 @@ class ReferenceCVAE(VideoCVAE):
         features = {"label": condition}
         if targets is not None:
             features["target"] = targets
-        if self._flips and not self.training:
+        if self._averages:
             features["flipped"] = condition.flip(-1)
         seen = {"label": self._see_label, "target": self._see_target, "flipped": self._see_label}
         return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
@@ -179,7 +179,7 @@ class ReferenceCVAE(VideoCVAE):
         flips are averaged, also those of the mirrored reference."""
         reference, label = past[:, -1], condition[:, -1]
         state: State = self._start(reference, label)
-        if self._flips and not self.training:
+        if self._averages:
             state += self._start(reference.flip(-1), label.flip(-1))
         return state
 
@@ -197,7 +197,7 @@ class ReferenceCVAE(VideoCVAE):
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
         x_hat = self._up(h, z, skips, reference)
-        if self._flips and not self.training:
+        if self._averages:
             reference, seen = state[2:]
             h, skips = self._down(self._join(seen, x_prev.flip(-1), features["flipped"]))
             x_hat = (x_hat + self._up(h, z.flip(-1), skips, reference).flip(-1)) / 2
@@ -220,6 +220,10 @@ class ReferenceCVAE(VideoCVAE):
         return fold_time(draw, features, noise), state
 
     # --- parts ------------------------------------------------------------------------------------
+
+    @property
+    def _averages(self) -> bool:
+        return self._flips and not self.training
 
     def _start(self, reference: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The reference, and the stem's output for it and its label."""
