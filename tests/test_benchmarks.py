@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import SIZES, write_set, yaml_config
 
+import cvaecli
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig
 
@@ -127,6 +128,20 @@ def test_the_benchmark_of_tfrecord_conversion_runs(tmp_path: Path) -> None:
     told = _run("tfrecord_conversion.py", "--gb", "0.003", "--folder", str(tmp_path))
     assert "train: 4 trajectories, 120 frames" in told and "RssAnon: " in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_benchmark_of_pushed_objects_runs(tmp_path: Path) -> None:
+    size = ["data.height=16", "data.width=16", "model.patch=1", "model.widths=[16,16]"]
+    short = ["model.encoder_blocks=[0,0]", "model.decoder_blocks=[0]", "eval.clips=1", "eval.sample_strips=0"]
+    once = ["train.epochs=1", "train.steps_per_epoch=1", "train.batch_size=2", "train.window=5"]
+    config = cvaecli.load_config("quickstart-robot", [*size, *short, *once, "data.n_future=3"])
+    run = cvaecli.train(config, runs=tmp_path).path
+    told = _run("robot_objects.py", str(run), "--split", "val", "--strip", str(tmp_path / "strip.png"))
+    rows = {row.split("|")[1].strip(): row.split("|")[2:5] for row in told.splitlines()}
+    still, futures = (rows[name] for name in ("perfect arm, objects stay", "mean of 16 other futures"))
+    objects, others, _ = (float(cell.split()[0]) for cell in still)
+    assert objects < float(futures[0].split()[0]) and others > 40
+    assert run.name in rows and (tmp_path / "strip.png").stat().st_size > 0
 
 
 def _run(script: str, *arguments: str) -> str:

@@ -20,10 +20,12 @@ BOTH = pytest.mark.parametrize("kind", [ReferenceCVAE, AnchoredCVAE])
 H, W, K = 12, 20, 3
 
 
-def build(kind: type[ReferenceCVAE] = ReferenceCVAE, **changes: Any) -> ReferenceCVAE:
+def build(
+    kind: type[ReferenceCVAE] = ReferenceCVAE, condition: tuple[int, ...] = (3, H, W), **changes: Any
+) -> ReferenceCVAE:
     torch.manual_seed(0)
     config = (AnchoredConfig if kind is AnchoredCVAE else ReferenceConfig)(**{**SMALL, **changes})
-    model = kind(config, (3, H, W))
+    model = kind(config, condition)
     with torch.no_grad():  # blocks start as identities: give every weight a say
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -279,8 +281,10 @@ def test_bf16_runs_and_stays_near() -> None:
 
 
 def test_mistakes_name_the_key() -> None:
-    with pytest.raises(UserError, match="label images"):
-        ReferenceCVAE(ReferenceConfig(**SMALL), (7,))
+    with pytest.raises(UserError, match="label_hues: the conditions are vectors"):
+        ReferenceCVAE(ReferenceConfig(**SMALL, label_hues=8), (7,))
+    with pytest.raises(UserError, match="average_flips: the conditions are vectors"):
+        ReferenceCVAE(ReferenceConfig(**SMALL), (7,)).average_over_flips()
     with pytest.raises(ValidationError, match="multiples of 16"):
         ReferenceConfig(widths=[16, 24], encoder_blocks=[0, 0], decoder_blocks=[0])
     with pytest.raises(ValidationError, match="decoder_blocks"):

@@ -254,3 +254,8 @@ def join_time(parts: Sequence[Tensor]) -> Tensor:
     later operations.
     """
     return torch.cat([part.movedim(2, -1) for part in parts], 1).movedim(-1, 2)
+
+
+def places(cells: int, like: Tensor) -> Tensor:
+    """Centres ``[cells]`` of a row of cells between -1 and 1, of the dtype and on the device of ``like``."""
+    return (2 * torch.arange(cells, device=like.device, dtype=like.dtype) + 1) / cells - 1

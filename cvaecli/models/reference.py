@@ -32,6 +32,7 @@ from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_
 from .label_features import channels, label_features
 from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
+from .vector_maps import VectorMaps
 
 FEW_CELLS = 256  # up to this number the attention weights for all pairs of cells take little memory
 HEAD_WIDTH = 32  # channels of an attention head
@@ -96,10 +97,11 @@ class ReferenceCVAE(VideoCVAE):
 
     Args:
         config: sizes and switches.
-        condition_shape: (C, H, W) of the label images, which have the frames' size.
+        condition_shape: (C, H, W) of the label images, which have the frames' size, or (D,), the length of
+            the condition vectors.
 
     Raises:
-        UserError: the conditions are vectors.
+        UserError: ``label_hues`` with vectors. From ``average_over_flips``: the conditions are vectors.
     """
 
     Config: ClassVar[type[ModelConfig]] = ReferenceConfig
@@ -111,14 +113,18 @@ class ReferenceCVAE(VideoCVAE):
 
     def __init__(self, config: UNetConfig, condition_shape: tuple[int, ...]) -> None:
         super().__init__()
-        if len(condition_shape) != 3:
+        images = len(condition_shape) == 3
+        if config.label_hues and not images:
             raise UserError(
-                f"model.name: {config.name} needs label images as conditions, not shape {condition_shape}",
-                "for vector conditions choose model.name=svg",
+                "model.label_hues: the conditions are vectors (actions, positions), which have no colours",
+                "set model.label_hues=0",
             )
         self.config, self._flips = config, False
         patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
-        widths, label = config.widths, channels(condition_shape[0], config.label_hues)
+        widths = config.widths
+        label = channels(condition_shape[0], config.label_hues) if images else 0
+        on_the_way = [*widths, *widths[:-1]]  # channels of the maps on the way down and on the way up
+        self.vector = None if images else VectorMaps(condition_shape[0], on_the_way)
         inputs = 3 + label, label, self.previous_channels
         self.stem = nn.Conv2d(sum(inputs), widths[0], patch + 2, stride=patch, padding=1)
         self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # first channels in the stem
@@ -152,20 +158,31 @@ class ReferenceCVAE(VideoCVAE):
             join = nn.Sequential(*blocks) if n else nn.Conv2d(2 * width, width, 3, padding=1)
             self.decoder.append(nn.Sequential(join, SelfAttention(width)) if level >= attended else join)
         self.out_norm = group_norm(widths[0])
-        self.out = nn.Conv2d(widths[0], 4 * patch**2, 3, padding=1)
+        self.out = nn.Conv2d(widths[0], self.drawn_channels * patch**2, 3, padding=1)
         with torch.no_grad():
             self.out.weight.mul_(0.1)  # at the start: a grey frame, and a gate of about one half
 
     def average_over_flips(self) -> None:
         """See the base class. The second prediction takes as long as the first."""
+        if self.vector is not None:
+            raise UserError(
+                "eval.average_flips: the conditions are vectors (actions, positions), which would not fit a"
+                " mirrored picture",
+                "set eval.average_flips=false",
+            )
         self._flips = True
+
+    def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
+        """See the base class."""
+        if self.vector is not None:
+            self.vector.normalise_by(mean, std)
 
     def noise_shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
         """One level: ``(z_dim, H / cell, W / cell)``, rounded up."""
         return [(self.config.z_dim, -(-size[0] // self.cell), -(-size[1] // self.cell))]
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """The stem's output for the labels, and the posterior stem's for the targets."""
+        """The stem's output for the labels (or the vectors' maps), and the posterior stem's for targets."""
         features = {"label": condition}
         if targets is not None:
             features["target"] = targets
@@ -175,8 +192,8 @@ class ReferenceCVAE(VideoCVAE):
         return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
-        """The reference, which is the last given frame, and the stem's output for it and its label; if
-        flips are averaged, also those of the mirrored reference."""
+        """The reference, which is the last given frame, and the stem's output for it and its label (but not
+        its vector); if flips are averaged, also those of the mirrored reference."""
         reference, label = past[:, -1], condition[:, -1]
         state: State = self._start(reference, label)
         if self._averages:
@@ -188,7 +205,8 @@ class ReferenceCVAE(VideoCVAE):
     ) -> tuple[Step, State]:
         """Predict one frame. ``x_prev`` is used only with ``previous_channels``."""
         reference, seen = state[:2]
-        h, skips = self._down(self._join(seen, x_prev, features["label"]))
+        label = features["label"]
+        h, skips = self._down(self._join(seen, x_prev, label), label)
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
         z = p.sample(noise[0])
@@ -196,11 +214,11 @@ class ReferenceCVAE(VideoCVAE):
             n = len(features["target"])  # the first n rows have targets; the others keep z from the prior
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
-        x_hat = self._up(h, z, skips, reference)
+        x_hat = self._up(h, z, skips, label, reference, x_prev)
         if self._averages:
-            reference, seen = state[2:]
-            h, skips = self._down(self._join(seen, x_prev.flip(-1), features["flipped"]))
-            x_hat = (x_hat + self._up(h, z.flip(-1), skips, reference).flip(-1)) / 2
+            (reference, seen), x_prev, label = state[2:], x_prev.flip(-1), features["flipped"]
+            h, skips = self._down(self._join(seen, x_prev, label), label)
+            x_hat = (x_hat + self._up(h, z.flip(-1), skips, label, reference, x_prev).flip(-1)) / 2
         return Step(x_hat, q, (p,)), state
 
     def unroll(
@@ -227,8 +245,10 @@ class ReferenceCVAE(VideoCVAE):
 
     def _start(self, reference: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The reference, and the stem's output for it and its label."""
-        seen = torch.cat((self._pad(reference) * 2 - 1, self._features(label)), 1)
-        return reference, self._stem(seen, 0)
+        parts = [self._pad(reference) * 2 - 1]
+        if self.vector is None:
+            parts.append(self._features(label))
+        return reference, self._stem(torch.cat(parts, 1), 0)
 
     def _features(self, label: Tensor) -> Tensor:
         return label_features(self._pad(label), self.config.label_hues)
@@ -239,6 +259,9 @@ class ReferenceCVAE(VideoCVAE):
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
     def _see_label(self, label: Tensor) -> Tensor:
+        if self.vector is not None:
+            coefficients: Tensor = self.vector(label)
+            return coefficients
         return self._stem(self._features(label), self._label)
 
     def _see_target(self, target: Tensor) -> Tensor:
@@ -253,10 +276,10 @@ class ReferenceCVAE(VideoCVAE):
 
     def _join(self, seen: Tensor, x_prev: Tensor, label: Tensor) -> Tensor:
         """The stem's output: the sum of the parts for the reference, the label and the previous frame."""
-        h = seen + label
+        h = seen + label if self.vector is None else self.vector.add(seen, label, 0)
         return h + self._stem(self._pad(x_prev) * 2 - 1, self._previous) if self.previous_channels else h
 
-    def _down(self, h: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _down(self, h: Tensor, label: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Coarsest features ``[B, C, H / cell, W / cell]`` and the skip maps, finest first."""
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
@@ -264,25 +287,40 @@ class ReferenceCVAE(VideoCVAE):
             if level < len(self.down):
                 skips.append(h)
                 h = self.down[level](h)
+                if self.vector is not None:
+                    h = self.vector.add(h, label, level + 1)
         return self.attention(h), skips
 
-    def _up(self, h: Tensor, z: Tensor, skips: list[Tensor], reference: Tensor) -> Tensor:
+    def _up(
+        self, h: Tensor, z: Tensor, skips: list[Tensor], label: Tensor, reference: Tensor, x_prev: Tensor
+    ) -> Tensor:
         """Predicted frames ``[B, 3, H, W]``, of the reference's size, in (0, 1), float32."""
         H, W = reference.shape[-2:]
         h = self.middle(h + self.latent(z.to(h.dtype)))
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
+            if self.vector is not None:
+                h = self.vector.add(h, label, len(skips) + 1 + level)
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
         out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
-        out = at_least_float32(out)
+        return self._compose(at_least_float32(out), self._pad(reference), x_prev)[..., :H, :W]
+
+    def _compose(self, out: Tensor, reference: Tensor, x_prev: Tensor) -> Tensor:
+        """Frames from the U-Net's output ``[B, drawn_channels, H, W]``: each pixel is a mean of the drawn
+        colour and the reference's."""
         # Steeper than the plain sigmoid, so that small weights are enough to come close to 0 and 1.
-        generated, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
-        return torch.lerp(generated, self._pad(reference), gate)[..., :H, :W]
+        drawn, gate = torch.sigmoid(2 * out[:, :3]), torch.sigmoid(4 * out[:, 3:])
+        return torch.lerp(drawn, reference, gate)
 
     def _prior(self, h: Tensor) -> Gaussian:
         if self.prior is not None:
             return self._gaussian(self.prior(h))
         return standard_normal(h[:, :1].expand(-1, self.config.z_dim, -1, -1))
+
+    @property
+    def drawn_channels(self) -> int:
+        """Numbers that the U-Net gives for each pixel: a colour, and the reference's weight."""
+        return 4
 
     @staticmethod
     def _gaussian(output: Tensor) -> Gaussian:

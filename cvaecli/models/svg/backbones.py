@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import BatchNorm, batch_norm_per_step, split_time
+from ..layers import BatchNorm, batch_norm_per_step, places, split_time
 
 Norm = Literal["batch", "group"]
 Conv = nn.Conv2d | nn.ConvTranspose2d
@@ -69,14 +69,9 @@ class Layer(nn.ModuleList):
             scale, shift = self.modulate(condition)[:, :, None, None].chunk(2, 1)
             if self.slope is not None:
                 right, down = self.slope(condition)[:, :, None, None].chunk(2, 1)
-                shift = shift + right * _places(y.shape[3], y) + down * _places(y.shape[2], y)[:, None]
+                shift = shift + right * places(y.shape[3], y) + down * places(y.shape[2], y)[:, None]
             y = y * (1 + scale) + shift
         return torch.tanh(y) if self.activation == "tanh" else F.leaky_relu(y, 0.2, inplace=True)
-
-
-def _places(cells: int, like: Tensor) -> Tensor:
-    """Positions of the cells' centres ``[cells]``; the borders are at -1 and 1."""
-    return (2 * torch.arange(cells, device=like.device, dtype=like.dtype) + 1) / cells - 1
 
 
 class Block(nn.Module):

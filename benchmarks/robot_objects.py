@@ -1,0 +1,130 @@
+"""Where a robot model is wrong on the built-in set: on pushed objects, or elsewhere?
+
+    python benchmarks/robot_objects.py RUN [RUN ...]
+    python benchmarks/robot_objects.py RUN --strip before-after.png      # what it looks like, one row per run
+
+The built-in world is drawn a second time with objects that stay where they are in the last given frame. The
+arm is the same. Pixels in which the two drawings differ belong to pushed objects: the place that one has
+left, the place where it is now, and its shadow. What the arm hides does not count. PSNR is computed from the
+mean squared error over all pixels of a kind, of all clips and frames of the split.
+
+Two drawings are scored as if they were predictions: a perfect arm over objects that nobody pushes, and the
+mean of 16 other futures of the same clips. Objects slip at random when they are touched, so this mean is
+about the best that a model can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cvaecli.synthetic.robot.world import World
+
+THRESHOLD = 0.04
+"""Difference of the two drawings, in units of the data range, from which a pixel counts."""
+FUTURES = 16
+
+
+def main() -> None:
+    options = _arguments()
+    from cvaecli.api.loading import load_data, open_run
+    from cvaecli.api.prediction import Video, predicted
+    from cvaecli.reporter import Silent
+
+    print(f"| {options.split} split | pixels of pushed objects | all other pixels | all |\n|---|---|---|---|")
+    rows, moved = [], None
+    for run in options.runs:
+        home, _, config, model, device, _ = open_run(run, [])
+        clips = load_data(config, (options.split,), Silent()).splits[options.split]
+        P, n_future = config.data.n_past, config.data.n_future
+        T = clips[0].n_frames if n_future is None else P + n_future
+        truth = np.stack([np.moveaxis(clip.frames[:T], 1, -1) for clip in clips]) / 255
+        if moved is None:
+            world = _World(options.split, truth)
+            still, mean = world.still(P)[:, P:], world.mean()[:, P:]
+            moved = np.abs(still - truth[:, P:]).max(-1) > THRESHOLD
+            print(f"| share of the pixels | {moved.mean():.1%} | {1 - moved.mean():.1%} | 100 % |")
+            print(_row("perfect arm, objects stay", still, truth[:, P:], moved))
+            print(_row(f"mean of {FUTURES} other futures", mean, truth[:, P:], moved))
+        pieces = list(predicted(model, [Video(clip, T) for clip in clips], config, device))
+        rows.append(np.concatenate(pieces, 1)[:, P:] / 255)
+        print(_row(home.path.name, rows[-1], truth[:, P:], moved))
+    if options.strip and moved is not None:
+        _strip(options.strip, truth[:, P:], rows, moved)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs on the built-in robot set, of one size")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--strip", type=Path, help="write a picture: truth, then one row per run")
+    return parser.parse_args()
+
+
+class _World:
+    """The built-in world of a split, to be drawn otherwise than in the data set.
+
+    Args:
+        truth: ``[N, T, H, W, 3]`` in 0..1; drawn again here, so that a change of the set cannot go unseen.
+    """
+
+    def __init__(self, split: str, truth: np.ndarray) -> None:
+        from cvaecli.synthetic.robot.tabletop import empty_table
+
+        self._clips, self._frames, H, W, _ = truth.shape
+        self._split = ("train", "val", "test").index(split)
+        self._scale = 3 if min(H, W) < 48 else 2
+        self._ground = empty_table(H * self._scale, W * self._scale)
+        if not np.allclose(self._draw(self._simulate(0)), truth):
+            raise SystemExit("the run's data are not the built-in set with seed 0")
+
+    def still(self, given: int) -> np.ndarray:
+        """The clips with objects that stay where they are in frame ``given - 1``; same shape as the truth."""
+        world = self._simulate(0)
+        places, turns = world.places.copy(), world.turns.copy()
+        places[:, given:], turns[:, given:] = places[:, given - 1 : given], turns[:, given - 1 : given]
+        return self._draw(replace(world, places=places, turns=turns))
+
+    def mean(self) -> np.ndarray:
+        """The mean of other futures of the clips."""
+        total: np.ndarray = sum(self._draw(self._simulate(variant)) for variant in range(1, FUTURES + 1))
+        return total / FUTURES
+
+    def _simulate(self, variant: int) -> World:
+        from cvaecli.synthetic import robot
+        from cvaecli.synthetic.robot import world
+
+        seeds = [[0, self._split, i] for i in range(self._clips)]
+        return world.simulate(seeds, robot.FRAMES, 1.0, variant)
+
+    def _draw(self, world: World) -> np.ndarray:
+        from cvaecli.synthetic.robot import paint
+
+        clips = [paint.pictures(world, i, self._ground, self._scale) for i in range(self._clips)]
+        return np.moveaxis(np.stack(clips)[:, : self._frames], 2, -1) / 255
+
+
+def _row(name: str, frames: np.ndarray, truth: np.ndarray, moved: np.ndarray) -> str:
+    error = ((frames - truth) ** 2).mean(-1)
+    psnrs = [-10 * np.log10(error[chosen].mean()) for chosen in (moved, ~moved, moved | True)]
+    return f"| {name} | " + " | ".join(f"{psnr:.2f} dB" for psnr in psnrs) + " |"
+
+
+def _strip(path: Path, truth: np.ndarray, rows: list[np.ndarray], moved: np.ndarray) -> None:
+    """The clip in which most pixels of pushed objects change: predicted frames 1, 4, 7, 10, side by side."""
+    from PIL import Image
+
+    clip = int(moved.sum((1, 2, 3)).argmax())
+    times = list(range(0, truth.shape[1], 3))
+    lines = [np.concatenate([part[clip, t] for t in times], 1) for part in (truth, *rows)]
+    picture = np.concatenate(lines, 0).repeat(4, 0).repeat(4, 1)
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(path)
+
+
+if __name__ == "__main__":
+    main()
