@@ -12,9 +12,11 @@ import torch
 from helpers import CPU, make_clip, make_config
 from torch import Tensor
 
+from cvaecli import models
+from cvaecli.config.loading import from_dict
 from cvaecli.config.schema import AugmentConfig, TrainConfig
 from cvaecli.engine import batches as module
-from cvaecli.engine.batches import Frames, Sampler, augment, batches, to_float
+from cvaecli.engine.batches import Frames, Sampler, augment, batches, sampling, to_float
 from cvaecli.errors import UserError
 from cvaecli.seeding import stream
 
@@ -293,3 +295,21 @@ def test_zoom_keeps_a_flat_picture_and_changes_another() -> None:
     out = augment(frames, torch.full_like(labels, 0.3), AugmentConfig(zoom=0.2), stream(0, "augment"))
     torch.testing.assert_close(out[1], torch.full_like(labels, 0.3))
     assert not torch.allclose(out[0], frames, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "asked", "drawn"),
+    [
+        ("dance", "anchored", None, "pairs"),
+        ("dance", "pose", None, "windows"),
+        ("robot", "anchored", None, "windows"),
+        ("robot", "svg", None, "windows"),
+        ("robot", "anchored", "pairs", "pairs"),
+        ("dance", "pose", "pairs", "pairs"),
+    ],
+)
+def test_people_are_drawn_as_the_model_likes_and_robots_in_windows(
+    kind: str, model: str, asked: str | None, drawn: str
+) -> None:
+    config = from_dict({"data": {"kind": kind}, "model": {"name": model}, "train": {"sampling": asked}})
+    assert sampling(config, models.load(model)) == drawn

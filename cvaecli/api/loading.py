@@ -14,6 +14,7 @@ from .. import models
 from ..config.schema import RunConfig
 from ..data.clip import VideoData
 from ..data.report import capped
+from ..engine.batches import sampling
 from ..engine.device import Device, prepare, unusable_gpu
 from ..engine.distributed import ALONE, World
 from ..errors import UserError
@@ -50,8 +51,8 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
     for split in need:
         if split not in ("train", "val", "test"):
             raise UserError(f"--split {split}: no such split", "train, val or test")
-    sampling = config.train.sampling or models.load(config.model_name).sampling
-    train_frames = config.train.window if sampling == "windows" else data.n_past + 1
+    windows = sampling(config, models.load(config.model_name)) == "windows"
+    train_frames = config.train.window if windows else data.n_past + 1
     with reporter.task("Preparing data") as advance:
         loaded = sources.load(
             data.root,

@@ -10,7 +10,7 @@ from .. import checkpoint as checkpoints
 from ..config.loading import changes, load
 from ..config.schema import RunConfig
 from ..data.clip import VideoData
-from ..engine.batches import Sampler
+from ..engine.batches import Sampler, sampling
 from ..engine.distributed import join
 from ..engine.fit import Trainer
 from ..errors import UserError
@@ -222,7 +222,7 @@ class _Timeline(NamedTuple):
         sampler = Sampler(
             [clip.n_frames for clip in data.splits["train"]],
             config.train,
-            config.train.sampling or trainer.model.sampling,
+            sampling(config, type(trainer.model)),
             config.seed,
             config.data.partial,
             config.data.n_past,

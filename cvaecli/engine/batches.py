@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.schema import AugmentConfig, TrainConfig
+from ..config.schema import AugmentConfig, RunConfig, TrainConfig
 from ..data.clip import Clip, first_frames
+from ..data.kinds import KINDS
 from ..errors import UserError
+from ..models.base import VideoCVAE
 from ..seeding import stream
 from .device import Device
 from .prefetch import ahead, empty_on_host, to_device
@@ -49,6 +51,12 @@ def to_float(values: Tensor) -> Tensor:
 def stacked(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Equal parts of several clips, ``[T, ...]`` each, as one batch ``[B, T, ...]`` of floats."""
     return to_float(to_device(np.stack(arrays), device))
+
+
+def sampling(config: RunConfig, model: type[VideoCVAE]) -> str:
+    """How batches are drawn, ``windows`` or ``pairs``: see ``train.sampling``."""
+    vectors = bool(KINDS[config.data.kind].columns)
+    return config.train.sampling or ("windows" if vectors else model.sampling)
 
 
 FirstInput = Callable[[Tensor, Tensor, Tensor, int], Tensor]

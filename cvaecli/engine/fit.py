@@ -17,7 +17,7 @@ from ..models.base import VideoCVAE
 from ..schedules import Scheduled
 from ..terms import VAL_TERMS
 from .averaging import WeightAverage, interpolate
-from .batches import Batch, Frames, Sampler, batches, check_augmentation
+from .batches import Batch, Frames, Sampler, batches, check_augmentation, sampling
 from .device import Device
 from .distributed import ALONE, Agreement, World
 from .evaluate import Progress, clips_of_process, evaluate, gathered
@@ -108,7 +108,7 @@ class Trainer:
         self.sampler = Sampler(
             [clip.n_frames for clip in train],
             config.train,
-            config.train.sampling or model.sampling,
+            sampling(config, type(model)),
             config.seed,
             config.data.partial,
             config.data.n_past,
