@@ -118,8 +118,8 @@ class TrainConfig(Section):
     sampling: Literal["windows", "pairs"] | None = None
     """windows: consecutive frames of a clip. pairs: the given frames come from anywhere in the clip and only
     the frames to predict are consecutive, so that copying the given frame does not pay and the model must
-    use the label. When unset: windows for robots, whose objects stay where they were pushed to; for people the
-    model's own choice (pairs for reference and anchored, windows for pose)."""
+    use the label. When unset: windows for robots, whose objects stay where they were pushed to; for people
+    the model's own choice (pairs for reference and anchored, windows for pose)."""
     shuffle: bool = True
     """Draw windows in random order with a random offset each epoch; the course template does neither. Without
     it, an epoch of steps_per_epoch continues where the last one stopped."""

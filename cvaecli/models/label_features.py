@@ -17,7 +17,7 @@ def channels(colours: int, hues: int) -> int:
     return 3 * (hues + 1 if hues else colours)
 
 
-def label_features(label: Tensor, hues: int = 0) -> Tensor:
+def label_features(label: Tensor, hues: int = 0, dtype: torch.dtype | None = None) -> Tensor:
     """A label image inverted, its 3x3 maximum, and a wide soft halo.
 
     Thin sticks cover few pixels. The halos tell nearby pixels which stick is close.
@@ -25,11 +25,12 @@ def label_features(label: Tensor, hues: int = 0) -> Tensor:
     Args:
         label: ``[B, C, H, W]`` in [0, 1].
         hues: if not 0, the inverted image is split into so many hues first, and C must be 3.
+        dtype: of the result; the label's own when unset.
 
     Returns:
         ``[B, channels(C, hues), H, W]``.
     """
-    ink = split_hues(1.0 - label, hues) if hues else 1.0 - label
+    ink = (split_hues(1.0 - label, hues) if hues else 1.0 - label).to(dtype or label.dtype)
     near = _max_of_3x3(ink)
     halo = _mean_of_5x5(_max_of_3x3(_max_of_3x3(near)))
     return torch.cat((ink, near, halo), 1)

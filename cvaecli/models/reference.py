@@ -183,13 +183,20 @@ class ReferenceCVAE(VideoCVAE):
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
         """The stem's output for the labels (or the vectors' maps), and the posterior stem's for targets."""
-        features = {"label": condition}
+        label, K = condition.flatten(0, 1), condition.shape[1]
+        if self.vector is not None:
+            features = {"label": self.vector(label)}
+        else:
+            seen = self._features(label)
+            features = {"label": self._stem(seen, self._label)}
+            if self._averages:
+                # What is seen of a mirrored label is the mirror image, unless padding changes sides.
+                padded = label.shape[-1] % self.cell
+                mirrored = self._features(label.flip(-1)) if padded else seen.flip(-1)
+                features["flipped"] = self._stem(mirrored, self._label)
         if targets is not None:
-            features["target"] = targets
-        if self._averages:
-            features["flipped"] = condition.flip(-1)
-        seen = {"label": self._see_label, "target": self._see_target, "flipped": self._see_label}
-        return {name: split_time(seen[name](x.flatten(0, 1)), x.shape[:2]) for name, x in features.items()}
+            features["target"] = self.posterior_stem(self._pad(targets.flatten(0, 1)) * 2 - 1)
+        return {name: split_time(x, (-1, K)) for name, x in features.items()}
 
     def start(self, past: Tensor, condition: Tensor) -> State:
         """The reference, which is the last given frame, and the stem's output for it and its label (but not
@@ -251,22 +258,14 @@ class ReferenceCVAE(VideoCVAE):
         return reference, self._stem(torch.cat(parts, 1), 0)
 
     def _features(self, label: Tensor) -> Tensor:
-        return label_features(self._pad(label), self.config.label_hues)
+        kind = label.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else label.dtype
+        return label_features(self._pad(label), self.config.label_hues, dtype)
 
     def _pad(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
         bottom, right = -H % self.cell, -W % self.cell
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-    def _see_label(self, label: Tensor) -> Tensor:
-        if self.vector is not None:
-            coefficients: Tensor = self.vector(label)
-            return coefficients
-        return self._stem(self._features(label), self._label)
-
-    def _see_target(self, target: Tensor) -> Tensor:
-        seen: Tensor = self.posterior_stem(self._pad(target) * 2 - 1)
-        return seen
 
     def _stem(self, picture: Tensor, first: int) -> Tensor:
         """The stem applied to some of its input channels, from ``first`` on. It is the sum of such parts."""
