@@ -55,7 +55,9 @@ class VectorMaps(nn.Module):
 
     def add(self, h: Tensor, coefficients: Tensor, number: int) -> Tensor:
         """``h [N, C, H, W]`` plus map ``number``."""
-        own = coefficients.split_with_sizes(self._sizes, 1)[number]
-        a, b, c = own[:, :, None, None].chunk(3, 1)
-        x, y = places(h.shape[3], own), places(h.shape[2], own)[:, None]
-        return h + (a + b * x + c * y).to(h.dtype)
+        N, C, H, W = h.shape
+        own = coefficients.split_with_sizes(self._sizes, 1)[number].view(N, 3, C)
+        y, x = torch.meshgrid(places(H, own), places(W, own), indexing="ij")
+        planes = torch.stack((torch.ones_like(x), x, y), 2).view(H * W, 3)
+        # A matrix product: one operation for the whole map, in the channels-last order of h.
+        return h + (planes @ own).to(h.dtype).view(N, H, W, C).permute(0, 3, 1, 2)
