@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers import places
-
 HIDDEN = 128  # units of the hidden layers
+WAVES = 5  # cosines along each axis: from constant to four half waves over the picture
 
 
 class VectorMaps(nn.Module):
-    """Turns a vector into maps that are added to a U-Net's own: each channel is ``a + b x + c y``.
+    """Turns a vector into maps that are added to a U-Net's own, so that it knows what is where.
 
-    ``a``, ``b`` and ``c`` are computed from the vector, ``x`` and ``y`` are the place in the picture. Cut off
-    by the network's nonlinearities, such planes become edges whose place and direction the vector
-    determines. The idea of giving convolutions the coordinates is CoordConv's (Liu et al. 2018).
+    A channel of a map is a sum of ``WAVES * WAVES`` products ``cos(pi i x) cos(pi j y)``, where x and y go
+    from 0 to 1 over the picture (the basis of the discrete cosine transform). A small network computes the
+    weights of this sum from the vector, for pictures of any size.
 
     Args:
         length: D, the length of the vectors.
@@ -32,7 +31,7 @@ class VectorMaps(nn.Module):
 
     def __init__(self, length: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self._sizes = [3 * n for n in channels]
+        self._sizes = [WAVES**2 * n for n in channels]
         self.net = nn.Sequential(
             nn.Linear(length, HIDDEN),
             nn.SiLU(),
@@ -49,15 +48,21 @@ class VectorMaps(nn.Module):
         self.std.copy_(std)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """The coefficients of all maps: ``[N, D] -> [N, 3 * sum(channels)]``."""
-        coefficients: Tensor = self.net((vectors - self.mean) / self.std)
-        return coefficients
+        """The weights of all maps: ``[N, D] -> [N, WAVES**2 * sum(channels)]``."""
+        weights: Tensor = self.net((vectors - self.mean) / self.std)
+        return weights
 
-    def add(self, h: Tensor, coefficients: Tensor, number: int) -> Tensor:
+    def add(self, h: Tensor, weights: Tensor, number: int) -> Tensor:
         """``h [N, C, H, W]`` plus map ``number``."""
         N, C, H, W = h.shape
-        own = coefficients.split_with_sizes(self._sizes, 1)[number].view(N, 3, C)
-        y, x = torch.meshgrid(places(H, own), places(W, own), indexing="ij")
-        planes = torch.stack((torch.ones_like(x), x, y), 2).view(H * W, 3)
-        # A matrix product: one operation for the whole map, in the channels-last order of h.
-        return h + (planes @ own).to(h.dtype).view(N, H, W, C).permute(0, 3, 1, 2)
+        own = weights.split_with_sizes(self._sizes, 1)[number].view(N, WAVES**2, C)
+        y, x = _cosines(H, h.device), _cosines(W, h.device)
+        waves = (y[:, None, :, None] * x[:, None, :]).view(H * W, WAVES**2).to(own.dtype)
+        # One matrix product for the whole map, in the channels-last order of h.
+        return h + (waves @ own).to(h.dtype).view(N, H, W, C).permute(0, 3, 1, 2)
+
+
+def _cosines(cells: int, device: torch.device) -> Tensor:
+    """The cosines at the centres of a row of cells: ``[cells, WAVES]``."""
+    x = (torch.arange(cells, device=device) + 0.5) / cells
+    return torch.cos(torch.pi * x[:, None] * torch.arange(WAVES, device=device))
