@@ -46,11 +46,12 @@ from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.reporter import Silent
 from cvaecli.run import describe_environment, read_rows
 
-FAMILIES = ("pose", "reference", "quickstart-robot")
+FAMILIES = ("pose", "reference", "robot", "quickstart-robot")
 SMALL = {
     "pose": "frame_dim=8 label_dim=2 z_dim=4 fusion_dim=8",
     "reference": "widths=[16,16] encoder_blocks=[0,1] decoder_blocks=[0]",
-    "quickstart-robot": "width=4 g_dim=8 z_dim=4 rnn_size=8",
+    "robot": "width=4 g_dim=8 z_dim=4 rnn_size=8",
+    "quickstart-robot": "widths=[16,16] encoder_blocks=[0,1] decoder_blocks=[0]",
 }
 """What makes the models tiny where there is no GPU."""
 STEPS = 4 * (WARM_UP + 1)
@@ -90,7 +91,7 @@ def settings(name: str, given: Sequence[str], *own: str) -> RunConfig:
         window = min(load(name).train.window, 4)
         tiny = [*(f"model.{size}" for size in SMALL[name].split()), "runtime.threads=1"]
         tiny += ["train.batch_size=2", f"train.window={window}"]
-    mine = [] if name == "quickstart-robot" else given
+    mine = [] if "robot" in name else given
     usual = ["runtime.precision=fp32", "runtime.graphs=true", "train.log_every=1"]
     return load(name, [*usual, *tiny, *mine, *own])
 
@@ -270,9 +271,9 @@ def agreement(given: Sequence[str]) -> Found:
     """The tool against the plain path, with and without TF32."""
     cuda, good, lines = torch.cuda.is_available(), True, []
     own = ["train.ema=null", "train.recon=mse", "kl.reduction=sum"]  # what the plain path has
-    for name in ("pose", "quickstart-robot"):
+    for name, more in (("pose", []), ("robot", ["model.norm=group"])):
         for tf32 in (False, True) if cuda else (False,):
-            found = compare_numbers.training(settings(name, given, *own), tf32)
+            found = compare_numbers.training(settings(name, given, *own, *more), tf32)
             print(name, {key: f"{value:.1e}" for key, value in found.items()}, flush=True)
             # Not the KL by itself: that of a new model is a difference of nearly equal numbers.
             worst = max(found[key] for key in ("loss", "recon", "gradient"))

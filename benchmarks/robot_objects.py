@@ -37,7 +37,8 @@ def main() -> None:
     from cvaecli.reporter import Silent
 
     print(f"| {options.split} split | pixels of pushed objects | all other pixels | all |\n|---|---|---|---|")
-    rows, moved = [], None
+    rows: dict[str, np.ndarray] = {}
+    moved = None
     for run in options.runs:
         home, _, config, model, device, _ = open_run(run, [])
         clips = load_data(config, (options.split,), Silent()).splits[options.split]
@@ -52,10 +53,10 @@ def main() -> None:
             print(_row("perfect arm, objects stay", still, truth[:, P:], moved))
             print(_row(f"mean of {FUTURES} other futures", mean, truth[:, P:], moved))
         pieces = list(predicted(model, [Video(clip, T) for clip in clips], config, device))
-        rows.append(np.concatenate(pieces, 1)[:, P:] / 255)
-        print(_row(home.path.name, rows[-1], truth[:, P:], moved))
+        frames = rows[home.path.name] = np.concatenate(pieces, 1)[:, P:] / 255
+        print(_row(home.path.name, frames, truth[:, P:], moved))
     if options.strip and moved is not None:
-        _strip(options.strip, truth[:, P:], rows, moved)
+        _strip(options.strip, P, truth[:, P:], rows, moved)
 
 
 def _arguments() -> argparse.Namespace:
@@ -115,15 +116,17 @@ def _row(name: str, frames: np.ndarray, truth: np.ndarray, moved: np.ndarray) ->
     return f"| {name} | " + " | ".join(f"{psnr:.2f} dB" for psnr in psnrs) + " |"
 
 
-def _strip(path: Path, truth: np.ndarray, rows: list[np.ndarray], moved: np.ndarray) -> None:
-    """The clip in which most pixels of pushed objects change: predicted frames 1, 4, 7, 10, side by side."""
+def _strip(path: Path, given: int, truth: np.ndarray, rows: dict[str, np.ndarray], moved: np.ndarray) -> None:
+    """The clip in which pushed objects change most pixels: every third predicted frame, one row per run."""
     from PIL import Image
 
-    clip = int(moved.sum((1, 2, 3)).argmax())
-    times = list(range(0, truth.shape[1], 3))
-    lines = [np.concatenate([part[clip, t] for t in times], 1) for part in (truth, *rows)]
-    picture = np.concatenate(lines, 0).repeat(4, 0).repeat(4, 1)
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(path)
+    from cvaecli.media import panels
+
+    clip, times = int(moved.sum((1, 2, 3)).argmax()), list(range(0, truth.shape[1], 3))
+    shown = {"truth": truth, **rows}
+    pictures = [(part[clip, times] * 255).round().astype(np.uint8) for part in shown.values()]
+    columns = [f"frame {given + t}" for t in times]
+    Image.fromarray(panels.strip(pictures, list(shown), scale=4, columns=columns)).save(path)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,22 @@ def test_whole_displacements_move_pixels_and_halves_mix_neighbours() -> None:
     torch.testing.assert_close(moved(0, 99), frame[..., -1:, :].expand_as(frame), **close)
 
 
+def test_the_deterministic_move_is_the_same() -> None:
+    torch.manual_seed(0)
+    frame, displacement = torch.rand(2, 3, 7, 9, requires_grad=True), torch.randn(2, 2, 7, 9) * 4
+    displacement.requires_grad_()
+    plain = move(frame, displacement)
+    torch.use_deterministic_algorithms(True)
+    try:
+        other = move(frame, displacement)
+        backward = torch.autograd.grad(other.square().sum(), (frame, displacement))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(other, plain, rtol=0, atol=1e-5)
+    expected = torch.autograd.grad(plain.square().sum(), (frame, displacement))
+    torch.testing.assert_close(backward, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("source", [0, 1, 2])
 def test_each_pixel_is_a_mean_of_what_is_drawn_what_moved_and_the_anchor(source: int) -> None:
     model, data = build("motion"), inputs()

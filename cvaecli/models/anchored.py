@@ -68,10 +68,24 @@ def move(frame: Tensor, displacement: Tensor) -> Tensor:
     """
     H, W = frame.shape[-2:]
     right, down = displacement.float().unbind(1)
+    if torch.are_deterministic_algorithms_enabled():  # which refuse the gradient of the call below on CUDA
+        return _move_deterministically(frame.float(), right, down)
     x = places(W, right) + right * (2 / W)
     y = places(H, down)[:, None] + down * (2 / H)
     grid = torch.stack((x, y), -1)
     return F.grid_sample(frame.float(), grid, padding_mode="border", align_corners=False)
+
+
+def _move_deterministically(frame: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """``move`` with kernels that are deterministic everywhere; displacements are ``[B, H, W]``."""
+    B, C, H, W = frame.shape
+    x = (torch.arange(W, device=frame.device) + right).clamp(0, W - 1)
+    y = (torch.arange(H, device=frame.device)[:, None] + down).clamp(0, H - 1)
+    left, top = x.detach().floor().clamp(max=W - 2), y.detach().floor().clamp(max=H - 2)
+    first = (top * W + left).long().flatten(1)[:, None].expand(-1, C, -1)
+    a, b, c, d = (frame.flatten(2).gather(2, first + k).view(B, C, H, W) for k in (0, 1, W, W + 1))
+    x, y = (x - left)[:, None], (y - top)[:, None]
+    return torch.lerp(torch.lerp(a, b, x), torch.lerp(c, d, x), y)
 
 
 MODEL = AnchoredCVAE
