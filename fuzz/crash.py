@@ -47,7 +47,7 @@ FAMILIES = {
         *("model.widths=[16,16]", "model.encoder_blocks=[0,1]", "model.decoder_blocks=[0]", *SMALL),
     ],
     "robot": [
-        "quickstart-robot",
+        "robot-futures",
         *("model.width=4", "model.g_dim=8", "model.z_dim=4", "model.rnn_size=8", *SMALL),
     ],
 }

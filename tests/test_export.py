@@ -28,14 +28,22 @@ from cvaecli.run import Run
 pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install "cvae[onnx]"')
 pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install "cvae[onnx]"')
 
-CONFIGS = {"reference": "reference", "anchored": "anchored", "pose": "cyclical", "svg": "robot"}
+CONFIGS = {
+    "reference": "reference",
+    "anchored": "anchored",
+    "arm": "quickstart-robot",
+    "pose": "cyclical",
+    "svg": "robot",
+}
+"""Built-in configs by the name of their run here."""
 FILES = {
     "reference": ["model.onnx"],
     "anchored": ["start.onnx", "step.onnx"],
+    "arm": ["start.onnx", "step.onnx"],
     "pose": ["step.onnx"],
     "svg": ["start.onnx", "step.onnx"],
 }
-"""ONNX files by model."""
+"""ONNX files by run."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     robot = ["data", "synth", str(folder / "robot"), "--kind", "robot", *sizes]
     assert CliRunner().invoke(app, robot).exit_code == 0
     for name, file in CONFIGS.items():
-        root, shape = (folder / "robot", [7]) if name == "svg" else (dance, [3, 16, 16])
+        arm = config.load(file).data.kind == "robot"
+        root, shape = (folder / "robot", [7]) if arm else (dance, [3, 16, 16])
         settings = config.load(file, [*small_overrides(file), f"data.root={root}"])
         model = build_model(settings, shape)
         run = Run.create(folder / "runs", name, name)
