@@ -8,6 +8,7 @@
 - the finest cells can be patches of pixels; without patches a U-Net does most of its arithmetic at full size
 - the first layer's output for the reference is computed once for each clip
 - gated output ``m * reference + (1 - m) * generated``, which copies a static background
+- vectors as conditions (a robot's actions and positions) add maps of their own at every level instead
 - a latent map at the coarsest level; its prior is learned from the condition, or N(0, I)
 
 After Balakrishnan et al. 2018, "Synthesizing Images of Humans in Unseen Poses"; conditional prior after
