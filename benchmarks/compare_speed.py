@@ -99,8 +99,7 @@ def plain_turns(config: RunConfig, clips: int, steps: int) -> Iterator[None]:
         work = plain_pieces(model.to(device).eval(), data.splits["val"][0], config, device)
     else:
         longer = first_epoch(config, steps)
-        lengths = [clip.n_frames for clip in train]
-        sampler = Sampler(lengths, longer.train, model.sampling, config.seed, n_past=config.data.n_past)
+        sampler = Sampler.of(longer, type(model), train)
         trainer = plain_training.PlainTrainer(model, longer, device, train, sampler)
         work = iter(trainer.step, {})
     yield

@@ -55,7 +55,7 @@ def main() -> None:
         pieces = list(predicted(model, [Video(clip, T) for clip in clips], config, device))
         frames = rows[home.path.name] = np.concatenate(pieces, 1)[:, P:] / 255
         print(_row(home.path.name, frames, truth[:, P:], moved))
-    if options.strip and moved is not None:
+    if options.strip:
         _strip(options.strip, P, truth[:, P:], rows, moved)
 
 
@@ -75,21 +75,20 @@ class _World:
     """
 
     def __init__(self, split: str, truth: np.ndarray) -> None:
-        from cvaecli.synthetic.robot.tabletop import empty_table
+        from cvaecli.synthetic.robot.tabletop import enlarged_table
 
         self._clips, self._frames, H, W, _ = truth.shape
         self._split = ("train", "val", "test").index(split)
-        self._scale = 3 if min(H, W) < 48 else 2
-        self._ground = empty_table(H * self._scale, W * self._scale)
-        if not np.allclose(self._draw(self._simulate(0)), truth):
+        self._ground, self._scale = enlarged_table(H, W)
+        self._true = self._simulate(0)
+        if not np.allclose(self._draw(self._true), truth):
             raise SystemExit("the run's data are not the built-in set with seed 0")
 
     def still(self, given: int) -> np.ndarray:
         """The clips with objects that stay where they are in frame ``given - 1``; same shape as the truth."""
-        world = self._simulate(0)
-        places, turns = world.places.copy(), world.turns.copy()
+        places, turns = self._true.places.copy(), self._true.turns.copy()
         places[:, given:], turns[:, given:] = places[:, given - 1 : given], turns[:, given - 1 : given]
-        return self._draw(replace(world, places=places, turns=turns))
+        return self._draw(replace(self._true, places=places, turns=turns))
 
     def mean(self) -> np.ndarray:
         """The mean of other futures of the clips."""
@@ -118,15 +117,14 @@ def _row(name: str, frames: np.ndarray, truth: np.ndarray, moved: np.ndarray) ->
 
 def _strip(path: Path, given: int, truth: np.ndarray, rows: dict[str, np.ndarray], moved: np.ndarray) -> None:
     """The clip in which pushed objects change most pixels: every third predicted frame, one row per run."""
-    from PIL import Image
-
+    from cvaecli import media
     from cvaecli.media import panels
 
     clip, times = int(moved.sum((1, 2, 3)).argmax()), list(range(0, truth.shape[1], 3))
     shown = {"truth": truth, **rows}
     pictures = [(part[clip, times] * 255).round().astype(np.uint8) for part in shown.values()]
     columns = [f"frame {given + t}" for t in times]
-    Image.fromarray(panels.strip(pictures, list(shown), scale=4, columns=columns)).save(path)
+    media.save_png(path, panels.strip(pictures, list(shown), scale=4, columns=columns))
 
 
 if __name__ == "__main__":

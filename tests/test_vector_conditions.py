@@ -6,54 +6,37 @@ from typing import Any
 
 import pytest
 import torch
+from unets import SMALL, H, K, W, build, run
 
 from cvaecli.models.anchored import AnchoredConfig, AnchoredCVAE, move
-from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE
-from cvaecli.models.vector_maps import WAVES, VectorMaps
+from cvaecli.models.reference import ReferenceCVAE
+from cvaecli.models.vector_maps import WAVES, VectorMaps, add_map
 
-SMALL: dict[str, Any] = {"widths": [16, 16, 32], "encoder_blocks": [0, 1, 1], "decoder_blocks": [1, 0]}
-D, K, H, W = 5, 3, 12, 20
+D = 5
 KINDS = pytest.mark.parametrize("kind", ["reference", "anchored", "motion"])
 
 
-def build(kind: str) -> ReferenceCVAE:
-    torch.manual_seed(0)
-    model: ReferenceCVAE = (
-        ReferenceCVAE(ReferenceConfig(**SMALL), (D,))
-        if kind == "reference"
-        else AnchoredCVAE(AnchoredConfig(**SMALL, motion=kind == "motion"), (D,))
-    )
-    with torch.no_grad():  # blocks start as identities: give every weight a say
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+def make(kind: str) -> ReferenceCVAE:
+    if kind == "reference":
+        return build(condition=(D,))
+    return build(AnchoredCVAE, (D,), motion=kind == "motion")
 
 
 def inputs(height: int = H, width: int = W) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return {
         "past": torch.rand(2, 2, 3, height, width),
-        "condition": torch.randn(2, 2 + K, D),
+        "past_condition": torch.randn(2, 2, D),
+        "condition": torch.randn(2, K, D),
         "targets": torch.rand(2, K, 3, height, width),
         "x_prev": torch.rand(2, K, 3, height, width),
     }
 
 
-def run(
-    model: ReferenceCVAE, data: dict[str, torch.Tensor], posterior: bool = False, loop: bool = False
-) -> Any:
-    torch.manual_seed(2)
-    noise = [torch.randn(2, K, *s) for s in model.noise_shapes(tuple(data["past"].shape[-2:]))]
-    features = model.encode(data["condition"][:, 2:], data["targets"] if posterior else None)
-    state = model.start(data["past"], data["condition"][:, :2])
-    unroll = super(ReferenceCVAE, model).unroll if loop else model.unroll
-    return unroll(state, data["x_prev"], features, noise, posterior)[0]
-
-
 @KINDS
 @pytest.mark.parametrize("posterior", [False, True])
 def test_all_steps_at_once_equal_one_after_the_other(kind: str, posterior: bool) -> None:
-    model, data = build(kind), inputs()
+    model, data = make(kind), inputs()
     together, apart = run(model, data, posterior), run(model, data, posterior, loop=True)
     torch.testing.assert_close(together.x_hat, apart.x_hat, rtol=1e-5, atol=1e-6)
     for one, other in zip(together.q + together.p, apart.q + apart.p, strict=True):
@@ -62,7 +45,7 @@ def test_all_steps_at_once_equal_one_after_the_other(kind: str, posterior: bool)
 
 @KINDS
 def test_a_step_sees_its_own_vector_alone(kind: str) -> None:
-    model, data = build(kind), inputs()
+    model, data = make(kind), inputs()
     edited = data["condition"].clone()
     edited[:, -1] += 1
     before, after = run(model, data).x_hat, run(model, {**data, "condition": edited}).x_hat
@@ -73,19 +56,19 @@ def test_a_step_sees_its_own_vector_alone(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("size", [(12, 20), (13, 22), (8, 8)])
 def test_any_frame_size(kind: str, size: tuple[int, int]) -> None:
-    step = run(build(kind), inputs(*size), posterior=True)
+    step = run(make(kind), inputs(*size), posterior=True)
     assert step.x_hat.shape == (2, K, 3, *size)
     assert float(step.x_hat.detach().min()) > 0 and float(step.x_hat.detach().max()) < 1
 
 
 def test_vectors_are_normalised_by_what_is_saved_with_the_weights() -> None:
-    model, data = build("anchored"), inputs()
+    model, data = make("anchored"), inputs()
     plain = run(model, data).x_hat
     mean, std = torch.randn(D), 1 + torch.rand(D)
     model.set_condition_stats(mean, std)
     scaled = {**data, "condition": data["condition"] * std + mean}
     torch.testing.assert_close(run(model, scaled).x_hat, plain, rtol=1e-4, atol=1e-5)
-    other = build("anchored")
+    other = make("anchored")
     other.load_state_dict(model.state_dict())
     assert torch.equal(run(other, scaled).x_hat, run(model, scaled).x_hat)
 
@@ -93,7 +76,7 @@ def test_vectors_are_normalised_by_what_is_saved_with_the_weights() -> None:
 def test_each_map_is_a_sum_of_cosines_that_the_vector_weighs() -> None:
     torch.manual_seed(0)
     maps, vectors, h = VectorMaps(D, [16, 32]), torch.randn(2, D), torch.randn(2, 32, 6, 9)
-    found = maps.add(h, maps(vectors), 1) - h
+    found = add_map(h, maps.split(maps(vectors))[1]) - h
     own = maps(vectors)[:, 16 * WAVES**2 :].view(2, WAVES, WAVES, 32)
     x, y = (torch.arange(9) + 0.5) / 9, (torch.arange(6) + 0.5) / 6
     expected = torch.zeros(2, 32, 6, 9)
@@ -135,7 +118,7 @@ def test_the_deterministic_move_is_the_same() -> None:
 
 @pytest.mark.parametrize("source", [0, 1, 2])
 def test_each_pixel_is_a_mean_of_what_is_drawn_what_moved_and_the_anchor(source: int) -> None:
-    model, data = build("motion"), inputs()
+    model, data = make("motion"), inputs()
     with torch.no_grad():
         model.out.weight.zero_()
         model.out.bias.zero_()

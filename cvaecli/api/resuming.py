@@ -10,7 +10,7 @@ from .. import checkpoint as checkpoints
 from ..config.loading import changes, load
 from ..config.schema import RunConfig
 from ..data.clip import VideoData
-from ..engine.batches import Sampler, sampling
+from ..engine.batches import Sampler
 from ..engine.distributed import join
 from ..engine.fit import Trainer
 from ..errors import UserError
@@ -219,14 +219,7 @@ class _Timeline(NamedTuple):
 
     @classmethod
     def of(cls, config: RunConfig, trainer: Trainer, data: VideoData) -> _Timeline:
-        sampler = Sampler(
-            [clip.n_frames for clip in data.splits["train"]],
-            config.train,
-            sampling(config, type(trainer.model)),
-            config.seed,
-            config.data.partial,
-            config.data.n_past,
-        )
+        sampler = Sampler.of(config, type(trainer.model), data.splits["train"])
         return cls(config, [sampler.steps(epoch) for epoch in range(config.train.epochs)])
 
     @property

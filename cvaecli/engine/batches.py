@@ -184,6 +184,12 @@ class Sampler:
                     "lower train.batch_size or train.window, or raise data.partial",
                 )
 
+    @classmethod
+    def of(cls, config: RunConfig, model: type[VideoCVAE], clips: Sequence[Clip]) -> Sampler:
+        """The sampler of a training on these clips; errors as above."""
+        lengths, data = [clip.n_frames for clip in clips], config.data
+        return cls(lengths, config.train, sampling(config, model), config.seed, data.partial, data.n_past)
+
     def _places(self, lengths: Sequence[int]) -> np.ndarray:
         """``[N, 4]``: clip, first and last possible start of a run, length of the clip."""
         rows: list[tuple[int, int, int, int]] = []

@@ -17,7 +17,7 @@ from ..models.base import VideoCVAE
 from ..schedules import Scheduled
 from ..terms import VAL_TERMS
 from .averaging import WeightAverage, interpolate
-from .batches import Batch, Frames, Sampler, batches, check_augmentation, sampling
+from .batches import Batch, Frames, Sampler, batches, check_augmentation
 from .device import Device
 from .distributed import ALONE, Agreement, World
 from .evaluate import Progress, clips_of_process, evaluate, gathered
@@ -105,14 +105,7 @@ class Trainer:
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
-        self.sampler = Sampler(
-            [clip.n_frames for clip in train],
-            config.train,
-            sampling(config, type(model)),
-            config.seed,
-            config.data.partial,
-            config.data.n_past,
-        )
+        self.sampler = Sampler.of(config, type(model), train)
         self.frames = Frames(train, device)
         self._starts = RolloutStarts(train, config, device)
         self.step = self.epoch = self.step_in_epoch = 0

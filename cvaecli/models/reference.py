@@ -33,11 +33,14 @@ from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_
 from .label_features import channels, label_features
 from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
-from .vector_maps import VectorMaps
+from .vector_maps import VectorMaps, add_map
 
 FEW_CELLS = 256  # up to this number the attention weights for all pairs of cells take little memory
 HEAD_WIDTH = 32  # channels of an attention head
 LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
+
+Maps = tuple[Tensor, ...]
+"""The weights of a vector's map for each level, on the way down and then on the way up; none for labels."""
 
 
 class UNetConfig(ModelConfig):
@@ -214,7 +217,8 @@ class ReferenceCVAE(VideoCVAE):
         """Predict one frame. ``x_prev`` is used only with ``previous_channels``."""
         reference, seen = state[:2]
         label = features["label"]
-        h, skips = self._down(self._join(seen, x_prev, label), label)
+        maps = () if self.vector is None else self.vector.split(label)
+        h, skips = self._down(self._join(seen, x_prev, label, maps), maps)
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
         z = p.sample(noise[0])
@@ -222,11 +226,11 @@ class ReferenceCVAE(VideoCVAE):
             n = len(features["target"])  # the first n rows have targets; the others keep z from the prior
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
-        x_hat = self._up(h, z, skips, label, reference, x_prev)
+        x_hat = self._up(h, z, skips, maps, reference, x_prev)
         if self._averages:
             (reference, seen), x_prev, label = state[2:], x_prev.flip(-1), features["flipped"]
-            h, skips = self._down(self._join(seen, x_prev, label), label)
-            x_hat = (x_hat + self._up(h, z.flip(-1), skips, label, reference, x_prev).flip(-1)) / 2
+            h, skips = self._down(self._join(seen, x_prev, label, maps), maps)
+            x_hat = (x_hat + self._up(h, z.flip(-1), skips, maps, reference, x_prev).flip(-1)) / 2
         return Step(x_hat, q, (p,)), state
 
     def unroll(
@@ -274,12 +278,12 @@ class ReferenceCVAE(VideoCVAE):
         weight = stem.weight[:, first : first + picture.shape[1]]
         return F.conv2d(picture, weight, None if first else stem.bias, stem.stride, stem.padding)
 
-    def _join(self, seen: Tensor, x_prev: Tensor, label: Tensor) -> Tensor:
-        """The stem's output: the sum of the parts for the reference, the label and the previous frame."""
-        h = seen + label if self.vector is None else self.vector.add(seen, label, 0)
+    def _join(self, seen: Tensor, x_prev: Tensor, label: Tensor, maps: Maps = ()) -> Tensor:
+        """The stem's output: the sum of the parts for the reference, the condition and the previous frame."""
+        h = add_map(seen, maps[0]) if maps else seen + label
         return h + self._stem(self._pad(x_prev) * 2 - 1, self._previous) if self.previous_channels else h
 
-    def _down(self, h: Tensor, label: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _down(self, h: Tensor, maps: Maps) -> tuple[Tensor, list[Tensor]]:
         """Coarsest features ``[B, C, H / cell, W / cell]`` and the skip maps, finest first."""
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
@@ -287,20 +291,20 @@ class ReferenceCVAE(VideoCVAE):
             if level < len(self.down):
                 skips.append(h)
                 h = self.down[level](h)
-                if self.vector is not None:
-                    h = self.vector.add(h, label, level + 1)
+                if maps:
+                    h = add_map(h, maps[level + 1])
         return self.attention(h), skips
 
     def _up(
-        self, h: Tensor, z: Tensor, skips: list[Tensor], label: Tensor, reference: Tensor, x_prev: Tensor
+        self, h: Tensor, z: Tensor, skips: list[Tensor], maps: Maps, reference: Tensor, x_prev: Tensor
     ) -> Tensor:
         """Predicted frames ``[B, 3, H, W]``, of the reference's size, in (0, 1), float32."""
         H, W = reference.shape[-2:]
         h = self.middle(h + self.latent(z.to(h.dtype)))
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
-            if self.vector is not None:
-                h = self.vector.add(h, label, len(skips) + 1 + level)
+            if maps:
+                h = add_map(h, maps[len(skips) + 1 + level])
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
         out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
         return self._compose(at_least_float32(out), self._pad(reference), x_prev)[..., :H, :W]

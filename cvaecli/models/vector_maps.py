@@ -52,14 +52,19 @@ class VectorMaps(nn.Module):
         weights: Tensor = self.net((vectors - self.mean) / self.std)
         return weights
 
-    def add(self, h: Tensor, weights: Tensor, number: int) -> Tensor:
-        """``h [N, C, H, W]`` plus map ``number``."""
-        N, C, H, W = h.shape
-        own = weights.split_with_sizes(self._sizes, 1)[number].view(N, WAVES**2, C)
-        y, x = _cosines(H, h.device), _cosines(W, h.device)
-        waves = (y[:, None, :, None] * x[:, None, :]).view(H * W, WAVES**2).to(own.dtype)
-        # One matrix product for the whole map, in the channels-last order of h.
-        return h + (waves @ own).to(h.dtype).view(N, H, W, C).permute(0, 3, 1, 2)
+    def split(self, weights: Tensor) -> tuple[Tensor, ...]:
+        """The weights of each map: ``[N, WAVES**2 * C]``."""
+        return weights.split_with_sizes(self._sizes, 1)
+
+
+def add_map(h: Tensor, weights: Tensor) -> Tensor:
+    """``h [N, C, H, W]`` plus the map with these weights, ``[N, WAVES**2 * C]``."""
+    N, C, H, W = h.shape
+    y, x = _cosines(H, h.device), _cosines(W, h.device)
+    waves = (y[:, None, :, None] * x[:, None, :]).view(H * W, WAVES**2).to(weights.dtype)
+    # One matrix product for the whole map, in the channels-last order of h.
+    values = waves @ weights.view(N, WAVES**2, C)
+    return h + values.to(h.dtype).view(N, H, W, C).permute(0, 3, 1, 2)
 
 
 def _cosines(cells: int, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ from cvaecli.data.robot.condition import shifted_condition
 from cvaecli.errors import UserError
 from cvaecli.files import replacing
 from cvaecli.synthetic.robot import paint, world
-from cvaecli.synthetic.robot.tabletop import empty_table
+from cvaecli.synthetic.robot.tabletop import enlarged_table
 
 Layout = Literal["processed", "tfrecord"]
 Floats = npt.NDArray[np.float32]
@@ -107,8 +107,7 @@ def _draw(
     ):
         if not value >= least:
             raise UserError(f"{name} is {value}", f"the synthetic set needs at least {least}")
-    scale = 3 if min(height, width) < 48 else 2
-    ground = empty_table(height * scale, width * scale)
+    ground, scale = enlarged_table(height, width)
     splits: dict[str, list[Item]] = {}
     for number, (split, count) in enumerate(counts.items()):
         items = splits[split] = []

@@ -9,6 +9,13 @@ RAIL = 0.05
 """Width of the rails around the mat, in table widths."""
 
 
+def enlarged_table(height: int, width: int) -> tuple[npt.NDArray[np.float32], int]:
+    """The `empty_table` in the size in which pictures of ``height x width`` are drawn, and how many times
+    larger that is."""
+    scale = 3 if min(height, width) < 48 else 2
+    return empty_table(height * scale, width * scale), scale
+
+
 def empty_table(h: int, w: int) -> npt.NDArray[np.float32]:
     """The empty table ``[3, h, w]``, 0..1: a felt mat in a frame of beech, darker far from the light."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
