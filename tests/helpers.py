@@ -112,7 +112,7 @@ def run_events(trainer: Trainer) -> tuple[list[StepEvent], list[EpochEvent]]:
 def predicted(trainer: Trainer, batch: Batch) -> Step:
     """What the next training step predicts for a batch, z from the posterior."""
     coins = trainer._forced(trainer.step)
-    first, *_ = trainer._loss.parts(batch, 0, trainer.step, coins)
+    first, *_ = trainer._loss.groups(batch, 0, trainer.step, coins)
     return trainer._loss.predict(first, coins, trainer._scheduled(trainer.step).tfr)
 
 

@@ -107,10 +107,10 @@ def test_every_row_is_computed_once(batch: int, posterior: int, size: int, accum
         split = Split(batch, posterior, rank, size, accumulate)
         mine = split.mine.all
         for n in range(accumulate):
-            part, local = split.part(n), split.local_part(n)
-            assert len(part.posterior) > 0 and all(row < posterior for row in part.posterior)
-            assert all(row >= posterior for row in part.prior) and bool(part.prior) == (posterior < batch)
-            assert [mine[k] for k in local.all] == part.all
+            rows, local = split.micro_batch(n), split.local_micro_batch(n)
+            assert len(rows.posterior) > 0 and all(row < posterior for row in rows.posterior)
+            assert all(row >= posterior for row in rows.prior) and bool(rows.prior) == (posterior < batch)
+            assert [mine[k] for k in local.all] == rows.all
         seen += mine
     assert sorted(seen) == list(range(batch))
 

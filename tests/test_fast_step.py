@@ -203,9 +203,9 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 def test_an_update_never_waits_for_the_device(family: str, forcing: dict[str, Any]) -> None:
     trained = trainer(family, forcing, train={"grad_clip": None})
     batch, coins = next(trained._batches()), trained._forced(0)
-    parts = [trained._loss.parts(batch, 0, 0, coins)]
+    micro_batches = [trained._loss.groups(batch, 0, 0, coins)]
     with Operators() as seen:
-        trained._update(parts, coins, torch.ones(()), torch.ones(()))
+        trained._update(micro_batches, coins, torch.ones(()), torch.ones(()))
     assert "convolution_backward" in seen.names and not seen.names & WAITING
     with Operators() as seen:
         float(torch.ones(()))

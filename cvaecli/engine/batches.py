@@ -59,6 +59,9 @@ def sampling(config: RunConfig, model: type[VideoCVAE]) -> str:
     return config.train.sampling or ("windows" if vectors else model.sampling)
 
 
+Draw = tuple[Tensor, Tensor]
+"""Which frames make a batch: clips ``[B]`` and frame numbers ``[B, T]``, int64 on the CPU."""
+
 FirstInput = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From clips ``[B]``, frame numbers ``[B, T]``, frames ``[B, T, C, H, W]`` and the step in the epoch to
 ``Batch.first_input``."""
@@ -90,21 +93,21 @@ class Frames:
             joined[start : start + len(array)] = torch.from_numpy(array.copy())
         return joined
 
-    def batches(self, rows: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-        """A batch for each item of ``rows``: the frames ``frame [B, T]`` of the clips ``clip [B]`` (both
-        int64 on the CPU).
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Draw, Batch]]:
+        """Each draw with its batch.
 
         Frames that are not resident are read in a thread, a few batches ahead of the one in use.
         """
         if self.resident:
-            yield from (self.gather(*row) for row in rows)
+            yield from ((draw, self.gather(*draw)) for draw in draws)
         elif self._device.type == "cpu":
-            yield from ahead(self.gather(*row) for row in rows)
+            yield from ahead((draw, self.gather(*draw)) for draw in draws)
         else:  # the other thread reads bytes; this one copies them to the device and converts them there
-            yield from map(self._on_device, ahead(self._read(*row) for row in rows))
+            for draw, parts in ahead((draw, self._read(*draw)) for draw in draws):
+                yield draw, self._on_device(parts)
 
     def gather(self, clip: Tensor, frame: Tensor) -> Batch:
-        """One batch, see ``batches``."""
+        """The batch of one draw."""
         if not self.resident:
             return self._on_device(self._read(clip, frame))
         index = to_device(torch.from_numpy(self._starts)[clip][:, None] + frame, self._device)
@@ -168,18 +171,18 @@ class Sampler:
             n_past if sampling == "pairs" else 0
         )  # number of frames of a row drawn from anywhere in the clip
         self._run = train.window - self._anywhere  # number of consecutive frames of a row
-        self._all = self._places(first_frames(lengths, partial))
+        self._all = self._starts(first_frames(lengths, partial))
         fast = partial * train.fast_partial
-        self._fast = self._places(first_frames(lengths, fast)) if train.fast_epochs else self._all
-        for places in (self._all, self._fast):
-            if not len(places):
+        self._fast = self._starts(first_frames(lengths, fast)) if train.fast_epochs else self._all
+        for starts in (self._all, self._fast):
+            if not len(starts):
                 raise UserError(
                     f"train.window: {train.window}, but no training clip has {self._run} frames",
                     "lower train.window, or raise data.partial",
                 )
-            if len(places) < train.batch_size and train.steps_per_epoch is None:
+            if len(starts) < train.batch_size and train.steps_per_epoch is None:
                 raise UserError(
-                    f"train.batch_size: {train.batch_size}, but the training clips hold only {len(places)} "
+                    f"train.batch_size: {train.batch_size}, but the training clips hold only {len(starts)} "
                     f"runs of {self._run} frames",
                     "lower train.batch_size or train.window, or raise data.partial",
                 )
@@ -190,7 +193,7 @@ class Sampler:
         lengths, data = [clip.n_frames for clip in clips], config.data
         return cls(lengths, config.train, sampling(config, model), config.seed, data.partial, data.n_past)
 
-    def _places(self, lengths: Sequence[int]) -> np.ndarray:
+    def _starts(self, lengths: Sequence[int]) -> np.ndarray:
         """``[N, 4]``: clip, first and last possible start of a run, length of the clip."""
         rows: list[tuple[int, int, int, int]] = []
         stride = self._train.stride or self._run
@@ -207,16 +210,16 @@ class Sampler:
             return self._train.steps_per_epoch
         return len(self._fast if epoch < self._train.fast_epochs else self._all) // self._train.batch_size
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(clip ``[B]``, frame ``[B, T]``) of each batch from number ``first`` on."""
-        places = self._fast if epoch < self._train.fast_epochs else self._all
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Draw]:
+        """The draw of each batch from number ``first`` on."""
+        starts = self._fast if epoch < self._train.fast_epochs else self._all
         B, steps = self._train.batch_size, self.steps(epoch)
-        order = self._order(len(places), epoch, steps * B)
+        order = self._order(len(starts), epoch, steps * B)
         for step in range(first, steps):
-            yield self._draw(places[order[step * B : (step + 1) * B]], epoch, step)
+            yield self._draw(starts[order[step * B : (step + 1) * B]], epoch, step)
 
     def _order(self, n: int, epoch: int, count: int) -> np.ndarray:
-        """Which of ``n`` places the ``count`` rows of an epoch take, pass after pass.
+        """Which of ``n`` starts the ``count`` rows of an epoch take, pass after pass.
 
         With shuffling each pass of each epoch has its own order. Without it an epoch of ``steps_per_epoch``
         continues where the last one stopped; the first epoch and the first after the fast ones begin at 0.
@@ -231,14 +234,14 @@ class Sampler:
             start = earlier * count
         return np.arange(start, start + count) % n
 
-    def _draw(self, rows: np.ndarray, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        clip, low, high, length = torch.from_numpy(rows).unbind(1)
+    def _draw(self, starts: np.ndarray, epoch: int, step: int) -> Draw:
+        clip, low, high, length = torch.from_numpy(starts).unbind(1)
         generator = stream(self._seed, "draw", epoch, step)
         start = low
         if self._train.shuffle:
-            start = low + (torch.rand(len(rows), generator=generator) * (high - low + 1)).long()
+            start = low + (torch.rand(len(starts), generator=generator) * (high - low + 1)).long()
         run = start[:, None] + torch.arange(self._run)
-        anywhere = (torch.rand(len(rows), self._anywhere, generator=generator) * length[:, None]).long()
+        anywhere = (torch.rand(len(starts), self._anywhere, generator=generator) * length[:, None]).long()
         return clip, torch.cat([anywhere, run], 1)
 
 
@@ -259,15 +262,11 @@ def batches(
         first_input: the function that chooses ``Batch.first_input``, before augmentation.
     """
     mine = slice(None) if rows is None else rows
-
-    def places() -> Iterator[tuple[Tensor, Tensor]]:
-        return ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
-
-    together = zip(frames.batches(places()), places(), strict=True)
-    for step, (batch, place) in enumerate(together, start=first):
+    draws = ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
+    for step, (draw, batch) in enumerate(frames.batches(draws), start=first):
         pictures = batch.frames
         if first_input is not None:
-            pictures = torch.cat((pictures, first_input(*place, pictures, step)[:, None]), 1)
+            pictures = torch.cat((pictures, first_input(*draw, pictures, step)[:, None]), 1)
         generator = stream(seed, "augment", epoch, step)
         changed = augment(pictures, batch.condition, train.augment, generator, rows, train.batch_size)
         if first_input is None:

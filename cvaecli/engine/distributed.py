@@ -72,8 +72,8 @@ class World:
         return DistributedDataParallel(module, **settings)
 
     def accumulating(self, module: nn.Module, more: bool) -> contextlib.AbstractContextManager[Any]:
-        """The context of a backward pass. If ``more`` parts of the step follow, gradients add up in this
-        process and are not exchanged yet."""
+        """The context of a backward pass. If ``more`` micro-batches of the step follow, gradients add up in
+        this process and are not exchanged yet."""
         if more and isinstance(module, DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()

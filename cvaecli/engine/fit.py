@@ -358,13 +358,15 @@ class Trainer:
 
     def _train_step(self, batch: Batch, scheduled: Scheduled, coins: Sequence[bool]) -> Tensor:
         """One optimiser step on this process's rows; returns its ``TRAIN_TERMS``, still on the device."""
-        parts = [self._loss.parts(batch, n, self.step, coins) for n in range(self._split.accumulate)]
+        micro_batches = [self._loss.groups(batch, n, self.step, coins) for n in range(self._split.accumulate)]
         numbers = (scheduled.tfr, kl_factor(self.config, self._kl_scale, scheduled.beta))
         if self.graphs:  # a CUDA graph reads values that change between steps from the device's memory
             device = self.device.torch
-            terms, norm = self._update(parts, coins, *(torch.full((), n, device=device) for n in numbers))
+            terms, norm = self._update(
+                micro_batches, coins, *(torch.full((), n, device=device) for n in numbers)
+            )
         else:
-            terms, norm = self._update(parts, coins, *numbers)
+            terms, norm = self._update(micro_batches, coins, *numbers)
         if self.average:
             self.average.update(self.step)
         return torch.cat((terms, norm))

@@ -23,11 +23,11 @@ from .batches import Batch
 from .device import Device, compiled
 from .skipping import NoFiniteStepError, NotFiniteError
 from .split import Split
-from .teacher_forcing import Feed
+from .teacher_forcing import Feed, noisy_inputs
 from .unroll import DrawnNoise, draw_noise, unroll
 
 
-class Part(NamedTuple):
+class Group(NamedTuple):
     """Rows of a batch that are predicted together.
 
     Attributes:
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 
 class Loss(nn.Module):
-    """The loss of some rows of a global batch, such that the losses of all parts add up to the batch's.
+    """The loss of a micro-batch, such that the losses of all micro-batches add up to the global batch's.
 
     Args:
         model: on the device.
@@ -61,30 +61,30 @@ class Loss(nn.Module):
 
     def forward(
         self,
-        parts: Sequence[Part],
+        groups: Sequence[Group],
         forced: Sequence[bool],
         ratio: float | Tensor,
-        weight: float | Tensor,
+        factor: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The loss of the rows and its terms; the host does not wait for the device.
 
         Args:
-            parts: the rows; those with z from the posterior are in the first part.
+            groups: the rows; those with z from the posterior are in the first group.
             forced, ratio: see ``teacher_forcing.Feed``.
-            weight: factor of the KL term, see ``kl_factor``.
+            factor: of the KL term, see ``kl_factor``.
 
         Returns:
-            The loss to be differentiated, whose gradient is this part's share of the whole batch's (with
-            several processes, before DistributedDataParallel takes the mean), and ``[4]``: this part's
-            share of the first four ``TRAIN_TERMS``, detached.
+            The loss to be differentiated, whose gradient is this micro-batch's share of the global batch's
+            (with several processes, before DistributedDataParallel takes the mean), and ``[4]``: this
+            micro-batch's share of the first four ``TRAIN_TERMS``, detached.
         """
         train = self._config.train
         with self._device.autocast():
-            steps = [self.predict(part, forced, ratio) for part in parts]
+            steps = [self.predict(group, forced, ratio) for group in groups]
         errors = [
             # The last frames: those to predict, preceded by past ones if the model predicts these too.
-            reconstruction(some.x_hat, part.batch.frames[:, -some.x_hat.shape[1] :], train.recon).sum(0)
-            for some, part in zip(steps, parts, strict=True)
+            reconstruction(some.x_hat, group.batch.frames[:, -some.x_hat.shape[1] :], train.recon).sum(0)
+            for some, group in zip(steps, groups, strict=True)
         ]
         recon = torch.stack(errors).sum(0) / self._split.batch_size  # (K,)
         kl = total_kl(steps[0])  # (posterior rows, K) nats
@@ -92,45 +92,45 @@ class Loss(nn.Module):
         # Divided by the number of all rows, like the reconstruction: for a row with a KL term the ratio of
         # the two does not depend on the share of rows without one (hybrid objective, Sohn et al. 2015).
         penalised = kl.clamp(min=self._config.kl.free_bits).sum(0) / self._split.batch_size
-        weighted = weight * penalised
+        weighted = factor * penalised
         per_step = recon + weighted  # (K,)
         loss = per_step.sum() if train.time_reduction == "sum" else per_step.mean()
         nats = kl.sum() / (self._split.posterior_rows * K)
         terms = torch.stack([per_step.mean(), recon.mean(), nats, weighted.mean()])
         return loss * self._split.size, terms.detach()
 
-    def parts(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> list[Part]:
-        """Part ``n`` of this process's rows of a step's batch, as ``forward`` wants them.
+    def groups(self, batch: Batch, n: int, step: int, forced: Sequence[bool]) -> list[Group]:
+        """Micro-batch ``n`` of this process's rows of a step's batch, as ``forward`` wants it.
 
         Args:
             batch: this process's rows, ``Split.mine``.
         """
-        split, feed = self._split, Feed(self._config.teacher_forcing, forced, 0.0)
-        rows, local = split.part(n), split.local_part(n)
+        split, noisy = self._split, noisy_inputs(self._config.teacher_forcing, forced, self.model.parallel)
+        rows, local = split.micro_batch(n), split.local_micro_batch(n)
 
-        def part(where: range, numbers: range, count: int, purpose: str, posterior_rows: int) -> Part:
+        def group(where: range, numbers: range, count: int, purpose: str, posterior_rows: int) -> Group:
             cut = batch.rows(slice(where.start, where.stop))
             generator = stream(self._config.seed, purpose, step, device=self._device.torch)
-            noise = draw_noise(self.model, cut.frames, feed, generator, numbers, count)
-            return Part(cut, noise, posterior_rows)
+            noise = draw_noise(self.model, cut.frames, noisy, generator, numbers, count)
+            return Group(cut, noise, posterior_rows)
 
-        first = part(local.posterior, rows.posterior, split.posterior_rows, "z", len(local.posterior))
+        first = group(local.posterior, rows.posterior, split.posterior_rows, "z", len(local.posterior))
         if not rows.prior:
             return [first]
         # The noise of the prior rows is drawn separately, with row numbers that begin at 0.
         numbers = range(rows.prior.start - split.posterior_rows, rows.prior.stop - split.posterior_rows)
-        second = part(local.prior, numbers, split.prior_rows, "z from the prior", 0)
+        second = group(local.prior, numbers, split.prior_rows, "z from the prior", 0)
         return [_concatenated(first, second)] if self.model.mixes else [first, second]
 
-    def predict(self, part: Part, forced: Sequence[bool], ratio: float | Tensor) -> Step:
-        """The predictions of a part's rows."""
+    def predict(self, group: Group, forced: Sequence[bool], ratio: float | Tensor) -> Step:
+        """The predictions of a group's rows."""
         feed = Feed(self._config.teacher_forcing, forced, ratio)
         n_past, kept_steps = self._config.data.n_past, self._config.train.kept_steps
-        return self._unroll(part.batch, n_past, feed, part.noise, part.posterior_rows, kept_steps)
+        return self._unroll(group.batch, n_past, feed, group.noise, group.posterior_rows, kept_steps)
 
 
-def _concatenated(first: Part, second: Part) -> Part:
-    """One part with the rows of both."""
+def _concatenated(first: Group, second: Group) -> Group:
+    """One group with the rows of both."""
 
     def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else torch.cat((a, b))
@@ -143,7 +143,7 @@ def _concatenated(first: Part, second: Part) -> Part:
     )
     one, two = first.noise, second.noise
     z = [torch.cat(levels) for levels in zip(one.z, two.z, strict=True)]
-    return Part(batch, DrawnNoise(z, list(map(join, one.feedback, two.feedback))), first.posterior_rows)
+    return Group(batch, DrawnNoise(z, list(map(join, one.feedback, two.feedback))), first.posterior_rows)
 
 
 # --- the weight of the KL term ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How the rows of a global batch are divided: between posterior and prior, processes, and parts."""
+"""How the rows of a global batch are divided: between posterior and prior, processes, and micro-batches."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """A global batch divided into parts, each with its share of both kinds of rows.
+    """A global batch divided into micro-batches, each with its share of both kinds of rows.
 
     Attributes:
         batch_size: rows of the global batch.
         posterior_rows: how many of them, from the first on, have z from the posterior; the others have it
             from the prior.
         rank, size: this process's number, and the number of processes.
-        accumulate: number of parts that a process computes one after the other.
+        accumulate: number of micro-batches that a process computes one after the other.
     """
 
     batch_size: int
@@ -44,8 +44,8 @@ class Split:
         """The split that ``train.batch_size``, ``prior_share`` and ``accumulate`` ask for.
 
         Raises:
-            UserError: a positive ``prior_share`` rounds to no row or to all rows, or a part would have no row
-                of a kind that the batch has.
+            UserError: a positive ``prior_share`` rounds to no row or to all rows, or a micro-batch would have
+                no row of a kind that the batch has.
         """
         batch, share = train.batch_size, train.prior_share
         prior = round(batch * share)
@@ -58,14 +58,14 @@ class Split:
                 else "raise train.batch_size to 2 or more, or set train.prior_share=0",
             )
         split = cls(batch, batch - prior, rank, size, train.accumulate)
-        parts = size * train.accumulate
-        if split.posterior_rows < parts or 0 < prior < parts:
+        count = size * train.accumulate
+        if split.posterior_rows < count or 0 < prior < count:
             kinds = f" ({split.posterior_rows} + {prior} by train.prior_share)" if prior else ""
             raise UserError(
                 f"train.batch_size: {batch} rows{kinds} are too few for {size} processes"
                 f" x train.accumulate {train.accumulate}",
-                f"every part needs a row{' of both kinds' if prior else ''}: raise train.batch_size, or use"
-                " fewer processes or parts",
+                f"every micro-batch needs a row{' of both kinds' if prior else ''}: raise train.batch_size,"
+                " or use fewer processes or a lower train.accumulate",
             )
         return split
 
@@ -84,22 +84,22 @@ class Split:
         """The rows of this process, as numbers in the global batch."""
         return self._rows(self.rank * self.accumulate, (self.rank + 1) * self.accumulate)
 
-    def part(self, n: int) -> Rows:
-        """The rows of this process's part ``n``, as numbers in the global batch."""
+    def micro_batch(self, n: int) -> Rows:
+        """The rows of this process's micro-batch ``n``, as numbers in the global batch."""
         first = self.rank * self.accumulate + n
         return self._rows(first, first + 1)
 
-    def local_part(self, n: int) -> Rows:
-        """The rows of this process's part ``n``, as positions in ``mine.all``."""
-        mine, part = self.mine, self.part(n)
-        posterior = part.posterior.start - mine.posterior.start
-        prior = len(mine.posterior) + part.prior.start - mine.prior.start
-        return Rows(range(posterior, posterior + len(part.posterior)), range(prior, prior + len(part.prior)))
+    def local_micro_batch(self, n: int) -> Rows:
+        """The rows of this process's micro-batch ``n``, as positions in ``mine.all``."""
+        mine, own = self.mine, self.micro_batch(n)
+        posterior = own.posterior.start - mine.posterior.start
+        prior = len(mine.posterior) + own.prior.start - mine.prior.start
+        return Rows(range(posterior, posterior + len(own.posterior)), range(prior, prior + len(own.prior)))
 
     def _rows(self, first: int, last: int) -> Rows:
-        """The rows of the parts ``first`` to ``last - 1``, divided as evenly as whole rows allow."""
-        parts, posterior, prior = self.size * self.accumulate, self.posterior_rows, self.prior_rows
+        """The rows of the micro-batches ``first`` to ``last - 1``, divided as evenly as whole rows allow."""
+        count, posterior, prior = self.size * self.accumulate, self.posterior_rows, self.prior_rows
         return Rows(
-            range(posterior * first // parts, posterior * last // parts),
-            range(posterior + prior * first // parts, posterior + prior * last // parts),
+            range(posterior * first // count, posterior * last // count),
+            range(posterior + prior * first // count, posterior + prior * last // count),
         )

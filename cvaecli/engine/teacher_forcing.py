@@ -37,13 +37,26 @@ def forced(
     return [bool(coin < ratio) for coin in coins]
 
 
+def noisy_inputs(forcing: TeacherForcingConfig | None, forced: Sequence[bool], parallel: bool) -> list[bool]:
+    """For each step but the first, whether ``teacher_forcing.noise`` is added to its input: always if the
+    input contains a prediction.
+
+    Args:
+        forced: see ``Feed``.
+        parallel: whether the model predicts all steps together.
+    """
+    if forcing is None or parallel or not forcing.noise:
+        return [False] * (len(forced) - 1)
+    return [not (is_forced and forcing.mode == "replace") for is_forced in forced[1:]]
+
+
 class Feed(NamedTuple):
     """What is fed to the K predicted steps of a batch.
 
     Attributes:
         config: None for models that feed nothing back.
-        forced: for each of the K steps, whether its input is teacher-forced. The first step is always fed
-            the true past frame.
+        forced: for each of the K steps, whether its input is teacher-forced. The first flag changes no
+            input: the first step is fed the last given frame, or ``Batch.first_input``.
         ratio: teacher-forcing ratio, the share of the true frame in a blend.
     """
 
@@ -55,13 +68,6 @@ class Feed(NamedTuple):
         """Whether no step needs an earlier prediction: the model is parallel, or all steps are fed true
         frames. The steps can then be computed together."""
         return model.parallel or bool(self.config and self.config.mode == "replace" and all(self.forced))
-
-    def noisy(self, model: VideoCVAE) -> list[bool]:
-        """For each step but the first, whether ``teacher_forcing.noise`` is added to its input: always if the
-        input contains a prediction."""
-        if self.config is None or model.parallel or not self.config.noise:
-            return [False] * (len(self.forced) - 1)
-        return [not (forced and self.config.mode == "replace") for forced in self.forced[1:]]
 
     def after(self, k: int, x_hat: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
         """The input of the step after step ``k``: the true frame, a blend of both, or the prediction.

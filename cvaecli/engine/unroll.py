@@ -30,13 +30,19 @@ class DrawnNoise(NamedTuple):
 
 
 def draw_noise(
-    model: VideoCVAE, frames: Tensor, feed: Feed, generator: torch.Generator, rows: range, batch_size: int
+    model: VideoCVAE,
+    frames: Tensor,
+    noisy: Sequence[bool],
+    generator: torch.Generator,
+    rows: range,
+    batch_size: int,
 ) -> DrawnNoise:
     """Noise for some rows of a batch, drawn for all rows and cut, so that a row's noise does not depend on
     how the batch is divided.
 
     Args:
         frames: the frames of these rows, ``[len(rows), T, C, H, W]``.
+        noisy: see ``teacher_forcing.noisy_inputs``.
         generator: on the frames' device.
         rows: numbers of the rows in the batch of ``batch_size`` rows.
     """
@@ -47,7 +53,7 @@ def draw_noise(
         return whole[rows.start : rows.stop]
 
     z = [draw(T - 1, *shape) for shape in model.noise_shapes((size[1], size[2]))]
-    return DrawnNoise(z, [draw(*size) if noisy else None for noisy in feed.noisy(model)])
+    return DrawnNoise(z, [draw(*size) if wanted else None for wanted in noisy])
 
 
 def unroll(
@@ -77,10 +83,10 @@ def unroll(
     noise = [n[:, P - 1 :] for n in drawn.z]
     features = run(model.encode, condition[:, P:], frames[:posterior_rows, P:] if posterior else None)
     given, state = model.burn_in(frames[:, :P], condition[:, :P], [n[:, : P - 1] for n in drawn.z])
-    parts = [] if given is None else [given]
+    pieces = [] if given is None else [given]
     if given is not None and not posterior:
         # Prior rows have no KL term, so they have none for the steps between past frames either.
-        parts = [given._replace(q=())]
+        pieces = [given._replace(q=())]
     together, K = feed.all_known(model) and batch.first_input is None, len(feed.forced)
     x = frames[:, P - 1] if batch.first_input is None else batch.first_input
     for first in range(0, K, kept_steps or K):
@@ -96,8 +102,8 @@ def unroll(
             steps, state, x = run(
                 _one_by_one, model, state, x, true, some, some_noise, feed, first, feedback, posterior
             )
-        parts.append(steps)
-    return join_steps(parts)
+        pieces.append(steps)
+    return join_steps(pieces)
 
 
 def _one_by_one(

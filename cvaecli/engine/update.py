@@ -1,4 +1,4 @@
-"""One optimiser step: the gradient of all parts of a batch, its clipping, and the change of the weights."""
+"""One optimiser step: the gradient of all micro-batches, its clipping, and the change of the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config.schema import TrainConfig
 from .distributed import World
-from .loss import Part
+from .loss import Group
 from .optimizer import clip_gradients
 from .skipping import Skips
 
@@ -37,16 +37,16 @@ class Update:
 
     def __call__(
         self,
-        parts: Sequence[Sequence[Part]],
+        micro_batches: Sequence[Sequence[Group]],
         forced: Sequence[bool],
         ratio: float | Tensor,
-        weight: float | Tensor,
+        factor: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Make the step. The host does not wait for the device.
 
         Args:
-            parts: see ``Loss.parts``; one item for each part of ``train.accumulate``.
-            forced, ratio, weight: see ``Loss.forward``.
+            micro_batches: ``train.accumulate`` of them; see ``Loss.groups``.
+            forced, ratio, factor: see ``Loss.forward``.
 
         Returns:
             The loss terms of the whole batch ``[4]``; the gradient's norm ``[1]``.
@@ -54,9 +54,9 @@ class Update:
         self._skips.keep()
         self._optimizer.zero_grad(set_to_none=True)
         shares = []
-        for n, rows in enumerate(parts, start=1):
-            with self._world.accumulating(self._loss, n < len(parts)):
-                loss, terms = self._loss(rows, forced, ratio, weight)
+        for n, groups in enumerate(micro_batches, start=1):
+            with self._world.accumulating(self._loss, n < len(micro_batches)):
+                loss, terms = self._loss(groups, forced, ratio, factor)
                 loss.backward()
             shares.append(terms)
         norm = clip_gradients(self._parameters, self._train.grad_clip)
