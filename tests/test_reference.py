@@ -153,7 +153,9 @@ def test_the_shares_of_the_stem_add_up_to_it(patch: int) -> None:
     parts = past * 2 - 1, label_features(label), label_features(target), x_prev * 2 - 1
     _, seen = model.start(data["past"], data["past_condition"])
     seen_label = model.encode(data["condition"])["label"][:, 0]
-    torch.testing.assert_close(model._join(seen, x_prev, seen_label), model.stem(torch.cat(parts, 1)))
+    torch.testing.assert_close(
+        model._add_previous(seen + seen_label, x_prev), model.stem(torch.cat(parts, 1))
+    )
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])

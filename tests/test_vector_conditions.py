@@ -76,8 +76,8 @@ def test_vectors_are_normalised_by_what_is_saved_with_the_weights() -> None:
 def test_each_map_is_a_sum_of_cosines_that_the_vector_weighs() -> None:
     torch.manual_seed(0)
     maps, vectors, h = VectorMaps(D, [16, 32]), torch.randn(2, D), torch.randn(2, 32, 6, 9)
-    found = add_map(h, maps.split(maps(vectors))[1]) - h
-    own = maps(vectors)[:, 16 * WAVES**2 :].view(2, WAVES, WAVES, 32)
+    found = add_map(h, maps.split(maps(vectors)).down[1]) - h
+    own = maps(vectors)[:, 16 * WAVES**2 : 48 * WAVES**2].view(2, WAVES, WAVES, 32)
     x, y = (torch.arange(9) + 0.5) / 9, (torch.arange(6) + 0.5) / 6
     expected = torch.zeros(2, 32, 6, 9)
     for i in range(WAVES):

@@ -109,8 +109,8 @@ class TrainConfig(Section):
     batch_size: Positive = 2
     """Windows (or pairs) per step, over all processes together."""
     accumulate: Positive = 1
-    """Parts of a batch that a process computes one after the other before the optimiser's step: less memory
-    for the same step (but batch norm computes its statistics in each part)."""
+    """Micro-batches that a process computes one after the other before the optimiser's step: less memory for
+    the same step (but batch norm computes its statistics in each)."""
     window: Annotated[int, Field(ge=2)] = 16
     """Frames per training window, including the given ones (train_vi_len)."""
     stride: Positive | None = None

@@ -8,7 +8,8 @@
 - the finest cells can be patches of pixels; without patches a U-Net does most of its arithmetic at full size
 - the first layer's output for the reference is computed once for each clip
 - gated output ``m * reference + (1 - m) * generated``, which copies a static background
-- vectors as conditions (a robot's actions and positions) add maps of their own at every level instead
+- condition vectors (a robot's actions and positions) are no pictures: a small network turns them into smooth
+  maps, which are added to the features at every level
 - a latent map at the coarsest level; its prior is learned from the condition, or N(0, I)
 
 After Balakrishnan et al. 2018, "Synthesizing Images of Humans in Unseen Poses"; conditional prior after
@@ -33,14 +34,11 @@ from .base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE, fold_
 from .label_features import channels, label_features
 from .latents import clamp_logvar, last_convolution, standard_normal, to_gaussian
 from .layers import at_least_float32, split_time
-from .vector_maps import VectorMaps, add_map
+from .vector_maps import MapWeights, VectorMaps, add_map
 
 FEW_CELLS = 256  # up to this number the attention weights for all pairs of cells take little memory
 HEAD_WIDTH = 32  # channels of an attention head
 LOGVAR_RANGE = (-8.0, 4.0)  # keeps exp(logvar) and 1 / exp(logvar) far from overflow
-
-Maps = tuple[Tensor, ...]
-"""The weights of a vector's map for each level, on the way down and then on the way up; none for labels."""
 
 
 class UNetConfig(ModelConfig):
@@ -127,8 +125,7 @@ class ReferenceCVAE(VideoCVAE):
         patch, self.cell = config.patch, config.patch * 2 ** (len(config.widths) - 1)  # pixels
         widths = config.widths
         label = channels(condition_shape[0], config.label_hues) if images else 0
-        on_the_way = [*widths, *widths[:-1]]  # channels of the maps on the way down and on the way up
-        self.vector = None if images else VectorMaps(condition_shape[0], on_the_way)
+        self.vector = None if images else VectorMaps(condition_shape[0], widths)
         inputs = 3 + label, label, self.previous_channels
         self.stem = nn.Conv2d(sum(inputs), widths[0], patch + 2, stride=patch, padding=1)
         self._label, self._previous = inputs[0], inputs[0] + inputs[1]  # first channels in the stem
@@ -186,10 +183,11 @@ class ReferenceCVAE(VideoCVAE):
         return [(self.config.z_dim, -(-size[0] // self.cell), -(-size[1] // self.cell))]
 
     def encode(self, condition: Tensor, targets: Tensor | None = None) -> Features:
-        """The stem's output for the labels (or the vectors' maps), and the posterior stem's for targets."""
+        """The stem's output for the labels, or the weights of the vectors' maps; and the posterior stem's
+        output for targets."""
         label, K = condition.flatten(0, 1), condition.shape[1]
         if self.vector is not None:
-            features = {"label": self.vector(label)}
+            features = {"vector": self.vector(label)}
         else:
             seen = self._features(label)
             features = {"label": self._stem(seen, self._label)}
@@ -216,9 +214,12 @@ class ReferenceCVAE(VideoCVAE):
     ) -> tuple[Step, State]:
         """Predict one frame. ``x_prev`` is used only with ``previous_channels``."""
         reference, seen = state[:2]
-        label = features["label"]
-        maps = () if self.vector is None else self.vector.split(label)
-        h, skips = self._down(self._join(seen, x_prev, label, maps), maps)
+        if self.vector is None:
+            maps, h = MapWeights(), seen + features["label"]
+        else:
+            maps = self.vector.split(features["vector"])
+            h = add_map(seen, maps.down[0])
+        h, skips = self._down(self._add_previous(h, x_prev), maps.down)
         p = self._prior(h)
         q: tuple[Gaussian, ...] = ()
         z = p.sample(noise[0])
@@ -226,11 +227,11 @@ class ReferenceCVAE(VideoCVAE):
             n = len(features["target"])  # the first n rows have targets; the others keep z from the prior
             q = (self._gaussian(self.posterior(torch.cat((features["target"], h[:n]), 1))),)
             z = torch.cat((q[0].sample(noise[0][:n]), z[n:]))
-        x_hat = self._up(h, z, skips, maps, reference, x_prev)
+        x_hat = self._up(h, z, skips, maps.up, reference, x_prev)
         if self._averages:
-            (reference, seen), x_prev, label = state[2:], x_prev.flip(-1), features["flipped"]
-            h, skips = self._down(self._join(seen, x_prev, label, maps), maps)
-            x_hat = (x_hat + self._up(h, z.flip(-1), skips, maps, reference, x_prev).flip(-1)) / 2
+            (reference, seen), x_prev = state[2:], x_prev.flip(-1)
+            h, skips = self._down(self._add_previous(seen + features["flipped"], x_prev), ())
+            x_hat = (x_hat + self._up(h, z.flip(-1), skips, (), reference, x_prev).flip(-1)) / 2
         return Step(x_hat, q, (p,)), state
 
     def unroll(
@@ -278,12 +279,11 @@ class ReferenceCVAE(VideoCVAE):
         weight = stem.weight[:, first : first + picture.shape[1]]
         return F.conv2d(picture, weight, None if first else stem.bias, stem.stride, stem.padding)
 
-    def _join(self, seen: Tensor, x_prev: Tensor, label: Tensor, maps: Maps = ()) -> Tensor:
-        """The stem's output: the sum of the parts for the reference, the condition and the previous frame."""
-        h = add_map(seen, maps[0]) if maps else seen + label
+    def _add_previous(self, h: Tensor, x_prev: Tensor) -> Tensor:
+        """``h``, the stem's output for reference and condition, plus its output for the previous frame."""
         return h + self._stem(self._pad(x_prev) * 2 - 1, self._previous) if self.previous_channels else h
 
-    def _down(self, h: Tensor, maps: Maps) -> tuple[Tensor, list[Tensor]]:
+    def _down(self, h: Tensor, maps: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """Coarsest features ``[B, C, H / cell, W / cell]`` and the skip maps, finest first."""
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
@@ -296,7 +296,13 @@ class ReferenceCVAE(VideoCVAE):
         return self.attention(h), skips
 
     def _up(
-        self, h: Tensor, z: Tensor, skips: list[Tensor], maps: Maps, reference: Tensor, x_prev: Tensor
+        self,
+        h: Tensor,
+        z: Tensor,
+        skips: list[Tensor],
+        maps: tuple[Tensor, ...],
+        reference: Tensor,
+        x_prev: Tensor,
     ) -> Tensor:
         """Predicted frames ``[B, 3, H, W]``, of the reference's size, in (0, 1), float32."""
         H, W = reference.shape[-2:]
@@ -304,7 +310,7 @@ class ReferenceCVAE(VideoCVAE):
         for level in reversed(range(len(skips))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest")
             if maps:
-                h = add_map(h, maps[len(skips) + 1 + level])
+                h = add_map(h, maps[level])
             h = self.decoder[level](torch.cat((h, skips[level]), 1))
         out = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
         return self._compose(at_least_float32(out), self._pad(reference), x_prev)[..., :H, :W]

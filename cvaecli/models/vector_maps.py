@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,20 @@ HIDDEN = 128  # units of the hidden layers
 WAVES = 5  # cosines along each axis: from constant to four half waves over the picture
 
 
+class MapWeights(NamedTuple):
+    """The weights of a vector's maps, ``[N, WAVES**2 * C]`` each, finest level first.
+
+    Attributes:
+        down: one for each level on the way down.
+        up: one for each level on the way up, which are all but the coarsest.
+    """
+
+    down: tuple[Tensor, ...] = ()
+    up: tuple[Tensor, ...] = ()
+
+
 class VectorMaps(nn.Module):
-    """Turns a vector into maps that are added to a U-Net's own, so that it knows what is where.
+    """Turns a vector into smooth maps that are added to a U-Net's features, so that it knows what is where.
 
     A channel of a map is a sum of ``WAVES * WAVES`` products ``cos(pi i x) cos(pi j y)``, where x and y go
     from 0 to 1 over the picture (the basis of the discrete cosine transform). A small network computes the
@@ -20,7 +33,7 @@ class VectorMaps(nn.Module):
 
     Args:
         length: D, the length of the vectors.
-        channels: number of channels of each map.
+        widths: channels of the U-Net's levels, finest first.
 
     Attributes:
         mean, std: ``[D]``, by which vectors are normalised; 0 and 1 until ``normalise_by``.
@@ -29,9 +42,10 @@ class VectorMaps(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, length: int, channels: Sequence[int]) -> None:
+    def __init__(self, length: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self._sizes = [WAVES**2 * n for n in channels]
+        self._levels = len(widths)
+        self._sizes = [WAVES**2 * channels for channels in (*widths, *widths[:-1])]
         self.net = nn.Sequential(
             nn.Linear(length, HIDDEN),
             nn.SiLU(),
@@ -48,13 +62,14 @@ class VectorMaps(nn.Module):
         self.std.copy_(std)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """The weights of all maps: ``[N, D] -> [N, WAVES**2 * sum(channels)]``."""
+        """The weights of all maps side by side, of those on the way down first: ``[N, D] -> [N, ...]``."""
         weights: Tensor = self.net((vectors - self.mean) / self.std)
         return weights
 
-    def split(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """The weights of each map: ``[N, WAVES**2 * C]``."""
-        return weights.split_with_sizes(self._sizes, 1)
+    def split(self, weights: Tensor) -> MapWeights:
+        """The weights of each map."""
+        each = weights.split_with_sizes(self._sizes, 1)
+        return MapWeights(each[: self._levels], each[self._levels :])
 
 
 def add_map(h: Tensor, weights: Tensor) -> Tensor:
