@@ -1,4 +1,5 @@
-"""The schema of a run config: every key with its default and its meaning.
+"""The schema of a run config: every key with its default and its meaning, except those of ``model``, which
+are in the model's file.
 
 Names in parentheses, such as (tfr), are those of the template of NYCU Deep Learning Lab 4, here called the
 course.
