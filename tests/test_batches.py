@@ -16,7 +16,8 @@ from cvaecli import models
 from cvaecli.config.loading import from_dict
 from cvaecli.config.schema import AugmentConfig, TrainConfig
 from cvaecli.engine import batches as module
-from cvaecli.engine.batches import Frames, Sampler, augment, batches, sampling, to_float
+from cvaecli.engine.augmentation import augment
+from cvaecli.engine.batches import Frames, Sampler, batches, sampling, to_float
 from cvaecli.errors import UserError
 from cvaecli.seeding import stream
 

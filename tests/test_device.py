@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from cvaecli.api import training
 from cvaecli.config.schema import AugmentConfig, RuntimeConfig
 from cvaecli.engine import device as devices
-from cvaecli.engine.batches import Frames, augment
+from cvaecli.engine.augmentation import augment
+from cvaecli.engine.batches import Frames
 from cvaecli.engine.device import Device, prepare, unusable_gpu
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.graph import WARM_UP

@@ -16,8 +16,9 @@ from ..data.clip import Clip
 from ..models.base import VideoCVAE
 from ..schedules import Scheduled
 from ..terms import VAL_TERMS
+from .augmentation import check_augmentation
 from .averaging import WeightAverage, interpolate
-from .batches import Batch, Frames, Sampler, batches, check_augmentation
+from .batches import Batch, Frames, Sampler, batches
 from .device import Device
 from .distributed import ALONE, Agreement, World
 from .evaluate import Progress, clips_of_process, evaluate, gathered
