@@ -217,15 +217,16 @@ class Result:
     """What a command left: exit code, stdout, stderr."""
 
     def __init__(self, *arguments: object) -> None:
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        self.arguments = [str(a) for a in arguments]
+        result = CliRunner().invoke(app, self.arguments)
         self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
         self.exception = result.exception
 
     def good(self) -> Result:
-        assert self.code == 0, self.err + repr(self.exception)
+        assert self.code == 0, f"{self.arguments}\n{self.out}{self.err}{self.exception!r}"
         return self
 
-    def wrong(self, *told: str, code: int = 2, lines: int = 1) -> None:
+    def wrong(self, *told: str, code: int = 2, lines: int = 1) -> Result:
         """A user's mistake: exit code, nothing on stdout, one line on stderr after the data's."""
         assert self.code == code, (self.code, self.out, self.err)
         assert self.exception is None or isinstance(self.exception, SystemExit), self.exception
@@ -233,11 +234,12 @@ class Result:
         assert self.out == "" and len(said) == lines and "Traceback" not in self.err, self.err
         for text in told:
             assert text in self.err
+        return self
 
     def usage(self, *told: str) -> None:
         """A mistake that Typer's own parser reports."""
         assert self.code == 2 and self.out == "" and "Usage" in self.err, (self.code, self.out, self.err)
-        words = " ".join(self.err.replace("│", " ").split())
+        words = in_one_line(self.err)
         for text in told:
             assert text in words, words
 
@@ -245,3 +247,8 @@ class Result:
 def cvae(*arguments: object) -> Result:
     """Run a command in this process."""
     return Result(*arguments)
+
+
+def in_one_line(text: str) -> str:
+    """What a command prints into boxes and tables, without their vertical edges and line breaks."""
+    return " ".join(text.replace("│", " ").split())

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from helpers import (
     CPU,
     SIZES,
+    cvae,
+    in_one_line,
     make_clip,
     make_config,
     make_model,
@@ -23,12 +24,10 @@ from helpers import (
 )
 from test_fast_step import recorded
 from torch import nn
-from typer.testing import CliRunner
 
 import cvaecli
 from cvaecli.api import benchmark
 from cvaecli.api.loading import build_model
-from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.engine import measure
 from cvaecli.engine.device import Device
@@ -52,15 +51,10 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return yaml_config(tmp_path, data, model={**SIZES}).name
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["bench", *arguments])
-
-
 def test_bench_as_json(tiny: str) -> None:
     before = sorted(Path().iterdir())
-    result = run("--config", tiny, "--steps", "3", "--frames", "5", "--json", "eval.chunk=2")
-    assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout)
+    result = cvae("bench", "--config", tiny, "--steps", 3, "--frames", 5, "--json", "eval.chunk=2").good()
+    report = json.loads(result.out)
     assert set(report) >= KEYS and all(
         math.isfinite(report[key]) and report[key] > 0 for key in KEYS - FRACTIONS
     )
@@ -75,9 +69,8 @@ def test_bench_as_json(tiny: str) -> None:
 
 
 def test_bench_as_a_table_says_what_its_numbers_are(tiny: str) -> None:
-    result = run("--config", tiny, "--steps", "1", "--frames", "2", "teacher_forcing.ratio=1")
-    assert result.exit_code == 0, result.output
-    words = " ".join(result.stdout.replace("│", " ").split())
+    result = cvae("bench", "--config", tiny, "--steps", 1, "--frames", 2, "teacher_forcing.ratio=1").good()
+    words = in_one_line(result.out)
     for told in (
         "predicted frames/s",
         "GFLOP per frame",
@@ -97,10 +90,9 @@ def test_mistakes_of_bench(tiny: str) -> None:
         ["--config", tiny, "train.windw=3"],
         ["--config", tiny, "train.window=99"],
     ):
-        result = run(*arguments)
-        assert result.exit_code == 2 and result.stdout == "" and result.stderr.count("\n") == 1, result.output
-    assert run("--config", tiny, "--steps", "0").exit_code == 2
-    assert run("--config", tiny, "stray").exit_code == 2
+        assert cvae("bench", *arguments).wrong().err.count("\n") == 1
+    cvae("bench", "--config", tiny, "--steps", 0).usage("--steps")
+    cvae("bench", "--config", tiny, "stray").wrong("stray")
 
 
 def test_the_timed_steps_never_reach_a_validation(monkeypatch: pytest.MonkeyPatch, tiny: str) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from helpers import cvae
 
-from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.config.schema import RunConfig
 from cvaecli.config.yaml_text import parse_yaml
@@ -373,8 +372,7 @@ def test_an_empty_override_is_refused(text: str) -> None:
 
 def test_an_empty_override_ends_with_status_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["train", "--config", "quickstart", "data.root="])
-    assert result.exit_code == 2 and "data.root=: no value" in result.output
+    cvae("train", "--config", "quickstart", "data.root=").wrong("data.root=: no value")
     assert not list(tmp_path.iterdir())
 
 

@@ -20,13 +20,11 @@ import pytest
 import test_pose_parity as pose
 import test_svg_parity as svg
 import torch
-from helpers import write_set
+from helpers import cvae, write_set
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 import cvaecli
 from cvaecli.api.loading import open_run
-from cvaecli.cli import app
 from cvaecli.engine.rollout import prior_noise, rollout
 from cvaecli.errors import UserError
 from cvaecli.models.inert_pickle import InertFile, Record
@@ -39,12 +37,6 @@ FP32 = ["runtime.device=cpu", "runtime.precision=fp32"]
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == 0, (arguments, result.output, result.exception)
-    return result.output
 
 
 def course_file(path: Path, model: PoseCVAE) -> Path:
@@ -133,7 +125,7 @@ def test_an_svg_file_predicts_what_the_published_code_predicts(
 def test_a_file_from_before_version_1_6_has_the_same_weights() -> None:
     model = small_svg()
     file = svg_file(Path("x.pth"), model, size=16, _use_new_zipfile_serialization=False)
-    run("convert", str(file), "--config", "robot", "--name", "x")
+    cvae("convert", file, "--config", "robot", "--name", "x").good()
     state = open_run("x", FP32).model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
@@ -160,7 +152,7 @@ def test_an_svg_file_without_conditions_and_norm_ignores_the_conditions() -> Non
     plain, model.frame_predictor.output[1] = model.frame_predictor.output, nn.Tanh()
     file = svg_file(Path("model.pth"), model, size=16)
     model.frame_predictor.output = nn.ModuleList([plain[0], norm])
-    assert "has no condition" in run("convert", str(file), "--config", "robot", "--name", "x")
+    assert "has no condition" in cvae("convert", file, "--config", "robot", "--name", "x").good().err
     converted = open_run("x", FP32).model
     assert isinstance(converted, SVG)
     expected = rolled(model, torch.zeros(2, 5, 0))
@@ -175,12 +167,12 @@ def test_the_other_commands_take_a_converted_run() -> None:
     data = write_set(Path("data"))
     model = PoseCVAE(PoseConfig(frame_dim=8, label_dim=2, z_dim=4, fusion_dim=8), (3, 8, 8))
     file, size = course_file(Path("x.ckpt"), model), ["data.height=8", "data.width=8"]
-    run("convert", str(file), "--config", "cyclical", f"data.root={data}", *size, *FP32, "--name", "x")
-    run("validate", "x")
-    run("predict", "x", "--out", "x.gif")
-    run("plot", "psnr", "x")
-    run("export-gif", "x", "--out", "panels.gif")
-    run("report", "x")
+    cvae("convert", file, "--config", "cyclical", f"data.root={data}", *size, *FP32, "--name", "x").good()
+    cvae("validate", "x").good()
+    cvae("predict", "x", "--out", "x.gif").good()
+    cvae("plot", "psnr", "x").good()
+    cvae("export-gif", "x", "--out", "panels.gif").good()
+    cvae("report", "x").good()
     assert Path("x.gif").is_file() and Path("panels.gif").is_file()
     assert Path("runs/x/eval/val/metrics.json").is_file() and Path("runs/x/report.html").is_file()
     with pytest.raises(UserError, match="only weights"):
@@ -285,7 +277,7 @@ def test_a_malicious_svg_file_gives_its_tensors_and_runs_nothing() -> None:
     with zipfile.ZipFile("bad.pth", "w") as archive:
         for name, content in names.items():
             archive.writestr(name, content)
-    run("convert", "bad.pth", "--config", "robot", "--name", "x")
+    cvae("convert", "bad.pth", "--config", "robot", "--name", "x").good()
     assert not Path("ran").exists()
     state = open_run("x", FP32).model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -345,17 +337,15 @@ def test_modules_without_end_are_refused() -> None:
 def test_a_file_that_cannot_be_used_leaves_nothing(content: bytes | None, config: str, message: str) -> None:
     if content is not None:
         Path("x.pth").write_bytes(content)
-    result = CliRunner().invoke(app, ["convert", "x.pth", "--config", config])
-    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
-    assert message in result.stderr and not Path("runs").exists()
+    result = cvae("convert", "x.pth", "--config", config).wrong(message)
+    assert len(result.err.splitlines()) == 1 and not Path("runs").exists()
 
 
 def test_an_svg_file_of_other_sizes_is_refused() -> None:
     model = small_svg()
     model.encoder.c1[0].main[0] = nn.Conv2d(1, 4, 3)  # type: ignore[index]
     svg_file(Path("x.pth"), model, size=16)
-    result = CliRunner().invoke(app, ["convert", "x.pth", "--config", "robot"])
-    assert result.exit_code == 2 and "is [4, 1, 3, 3] instead of [4, 3, 3, 3]" in result.stderr
+    cvae("convert", "x.pth", "--config", "robot").wrong("is [4, 1, 3, 3] instead of [4, 3, 3, 3]")
 
 
 def test_zip_entries_of_another_size_are_refused() -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from helpers import cvae, in_one_line
 
 import cvaecli
-from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.config.schema import DataConfig
 from cvaecli.data import KINDS, load
@@ -61,18 +60,12 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 
 
 def test_the_command_line_has_the_declared_defaults(tmp_path: Path) -> None:
-    help_text = " ".join(CliRunner().invoke(app, ["data", "synth", "--help"]).output.replace("│", "").split())
+    help_text = in_one_line(cvae("data", "synth", "--help").good().out)
     robot, dance = KINDS["robot"], KINDS["dance"]
     assert f"(dance: {dance.height}, robot: {robot.height})" in help_text
     assert f"(dance: {dance.built_in.frames}, robot: {robot.built_in.frames})" in help_text
-    refused = CliRunner().invoke(
-        app, ["data", "synth", str(tmp_path / "d"), "--noise", "1", "--stray", "0.1"]
-    )
-    assert refused.exit_code == 2
-    assert (
-        "--noise, --stray: not an option of a dance set" in refused.stderr
-        and "--kind robot" in refused.stderr
-    )
+    refused = cvae("data", "synth", tmp_path / "d", "--noise", 1, "--stray", 0.1)
+    refused.wrong("--noise, --stray: not an option of a dance set", "--kind robot")
     assert not (tmp_path / "d").exists()
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import make_clip, make_model, small_overrides, write_frames, write_set
+from helpers import cvae, make_clip, make_model, small_overrides, write_frames, write_set
 from typer.main import get_command
-from typer.testing import CliRunner
 
 import cvaecli
 from cvaecli import media
@@ -100,7 +99,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     dance = write_set(folder / "dance", size=16, test=0)
     write_frames(make_clip(7, size=16), dance / "test/test_img/0", dance / "test/test_label/0")
     sizes = ("--height", "16", "--width", "16", "--train-clips", "3", "--test-clips", "2")
-    run("data", "synth", str(folder / "robot"), "--kind", "robot", *sizes)
+    cvae("data", "synth", folder / "robot", "--kind", "robot", *sizes).good()
     return {"dance": dance, "robot": folder / "robot"}
 
 
@@ -121,11 +120,6 @@ def course_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("course") / "x.ckpt"
     torch.save({"state_dict": make_model(size=16).state_dict()}, path)
     return path
-
-
-def run(*arguments: str) -> None:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == 0, (arguments, result.output, result.exception)
 
 
 def small(line: str, sets: dict[str, Path]) -> list[str]:
@@ -163,15 +157,15 @@ def test_the_commands_of_a_page_run_in_their_order(
     if any("data import film.mp4" in line for line in COMMANDS[page]):
         write_film(tmp_path)
     if page != "README.md":  # which begins with a training; the others speak of a run that is there
-        run(*small("cvae train --config quickstart --name mine", sets))
+        cvae(*small("cvae train --config quickstart --name mine", sets)).good()
     for line in COMMANDS[page]:
         if line.startswith("cvae export ") and find_spec("onnxruntime") is None:
             continue
         if not any(word in line for word in NEEDS_A_CLUSTER):
             if "train.init=RUN" in line:  # the run that this one starts from
-                run(*small(re.sub(r"train\.init=\S+", "", line), sets))
+                cvae(*small(re.sub(r"train\.init=\S+", "", line), sets)).good()
             words, before = small(line, sets), Path("runs/latest").resolve()
-            run(*words)
+            cvae(*words).good()
             if words[0] == "convert":  # the commands that follow speak of a trained run
                 shutil.rmtree(Path("runs/latest").resolve())
                 Run(before).make_latest()

@@ -18,13 +18,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import QUICK, make_config, write_set
+from helpers import QUICK, cvae, make_config, write_set
 from PIL import Image
-from typer.testing import CliRunner
 
 from cvaecli import api, checkpoint, tensor_files
 from cvaecli.api import prediction, training, validation
-from cvaecli.cli import app
 from cvaecli.config.schema import RunConfig
 from cvaecli.data import check, images
 from cvaecli.engine.fit import StepEvent
@@ -259,9 +257,7 @@ def test_a_signal_ends_a_command_cleanly(
     before = set(tmp_path.rglob("*"))
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     places = {"RUN": str(copy.path), "OUT": str(tmp_path / "out")}
-    result = CliRunner().invoke(app, [places.get(w, w.replace("OUT", places["OUT"])) for w in words])
-    assert result.exit_code == 143, result.output
-    assert "stopped" in result.stderr and "Traceback" not in result.stderr
+    cvae(*(places.get(w, w.replace("OUT", places["OUT"])) for w in words)).wrong("stopped", code=143)
     assert set(tmp_path.rglob("*")) == before
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
 
@@ -290,13 +286,13 @@ def test_a_check_shows_lines_or_on_a_terminal_a_table(
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "200")
-    result = CliRunner().invoke(app, ["data", "check", str(root)])
-    assert result.exit_code == 2
-    assert ("remedy" in result.stdout) == terminal
+    result = cvae("data", "check", root)
+    assert result.code == 2
+    assert ("remedy" in result.out) == terminal
     assert (
-        "fault: train/train_img/3.png: the file is empty (0 bytes); copy it again" in result.stdout
+        "fault: train/train_img/3.png: the file is empty (0 bytes); copy it again" in result.out
     ) != terminal
-    assert "train/train_img/3.png" in result.stdout
+    assert "train/train_img/3.png" in result.out
 
 
 def test_frames_of_one_colour_and_blank_labels_are_warned_of(data: Path, tmp_path: Path) -> None:
@@ -327,8 +323,7 @@ def test_nothing_is_fetched_from_a_network(
         ["report", "RUN"],
         ["data", "check", str(data)],
     ):
-        result = CliRunner().invoke(app, [word.replace("RUN", str(copy.path)) for word in words])
-        assert result.exit_code == 0, result.output
+        cvae(*(word.replace("RUN", str(copy.path)) for word in words)).good()
 
 
 def refused(path: Path) -> str:

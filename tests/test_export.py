@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import small_overrides, write_set
-from typer.testing import CliRunner
+from helpers import cvae, small_overrides, write_set
 
 import cvaecli
 from cvaecli import checkpoint as checkpoints
 from cvaecli.api import exporting, prediction
 from cvaecli.api.exporting import Exported
 from cvaecli.api.loading import build_model, open_run
-from cvaecli.cli import app
 from cvaecli.config import loading as config
 from cvaecli.run import Run
 
@@ -52,8 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     dance = write_set(folder / "dance", size=16)
     sizes = ("--height", "16", "--width", "16", "--train-clips", "3", "--test-clips", "2")
-    robot = ["data", "synth", str(folder / "robot"), "--kind", "robot", *sizes]
-    assert CliRunner().invoke(app, robot).exit_code == 0
+    cvae("data", "synth", folder / "robot", "--kind", "robot", *sizes).good()
     for name, file in CONFIGS.items():
         arm = config.load(file).data.kind == "robot"
         root, shape = (folder / "robot", [7]) if arm else (dance, [3, 16, 16])
@@ -142,9 +139,8 @@ def test_a_file_that_does_not_agree_is_not_left(
         return lambda inputs: {name: value + 1e-3 for name, value in right(inputs).items()}
 
     monkeypatch.setattr(exporting, "_pt2_call", wrong)
-    out = ["--out", str(tmp_path / "new")]
-    result = CliRunner().invoke(app, ["export", str(runs / "svg"), "--format", "pt2", *out])
-    assert result.exit_code == 1 and "differ by 0.001" in result.stderr
+    result = cvae("export", runs / "svg", "--format", "pt2", "--out", tmp_path / "new")
+    result.wrong("differ by 0.001", code=1)
     assert not list(tmp_path.iterdir()), "no file, and no folder that was not there"
 
 
@@ -153,15 +149,13 @@ def test_a_file_that_does_not_agree_is_not_left(
     [(["--format", "tflite"], "there are: onnx, pt2, safetensors"), (["nothing"], "no such run")],
 )
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["export", *arguments, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "out").exists()
+    cvae("export", *arguments, "--out", tmp_path / "out").wrong(message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    result = CliRunner().invoke(app, ["export"])
-    assert result.exit_code == 2 and "onnxruntime is not installed" in result.stderr
-    assert 'pip install "cvae[onnx]"' in result.stderr
+    cvae("export").wrong("onnxruntime is not installed", 'pip install "cvae[onnx]"')
 
 
 @pytest.mark.parametrize("model", FILES)
@@ -207,11 +201,9 @@ def svg(runs: Path, exported: dict[str, Exported], tmp_path: Path) -> Path:
 
 def refusal(run: Path, *overrides: str) -> str:
     """The one line with which ``predict --backend onnx`` refuses."""
-    arguments = ["predict", str(run), "--backend", "onnx", "--out", str(run / "x.npz"), *overrides]
-    result = CliRunner().invoke(app, arguments)
-    line = " ".join(result.stderr.split())
-    assert result.exit_code == 2 and not (run / "x.npz").exists(), line
-    return line
+    result = cvae("predict", run, "--backend", "onnx", "--out", run / "x.npz", *overrides).wrong()
+    assert not (run / "x.npz").exists()
+    return " ".join(result.err.split())
 
 
 @pytest.mark.parametrize("name", ["start.onnx", "step.onnx"])

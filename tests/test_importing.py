@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import cvae
 from PIL import Image
-from typer.testing import CliRunner
 
 from cvaecli import data, media
-from cvaecli.cli import app
 from cvaecli.errors import UserError
 from cvaecli.importing import detector, drawing, importer, keypoints, quality, skeletons, textures
 from cvaecli.importing.film import Shot, open_film
@@ -532,9 +531,7 @@ def test_broken_films(make: Callable[[Path, Path], Path], says: str, film: Path,
 
 
 def refused(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["data", "import", *arguments])
-    assert result.exit_code == 2 and result.stdout == "", (result.output, result.exception)
-    (line,) = result.stderr.strip().splitlines()
+    (line,) = cvae("data", "import", *arguments).wrong().err.strip().splitlines()
     return line
 
 
@@ -620,9 +617,7 @@ def test_a_preview(film: Path, points: Path, tmp_path: Path) -> None:
     ]
     points.write_text("\n".join(jumped) + "\n")
     import_film(film, tmp_path / "set", Options(labels=str(points)))
-    result = CliRunner().invoke(app, ["data", "preview", str(tmp_path / "set"), "--json"])
-    assert result.exit_code == 0, result.output
-    shown = json.loads(result.stdout)
+    shown = json.loads(cvae("data", "preview", tmp_path / "set", "--json").good().out)
     train, val = shown["labels"]
     assert train == {
         **{"split": "train", "frames": "20", "blank": "5.0%", "repeated": "0.0%"},
@@ -648,8 +643,7 @@ def test_the_overlay_shows_both() -> None:
 
 
 def test_a_preview_needs_a_data_set(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["data", "preview", str(tmp_path)])
-    assert result.exit_code == 2 and "no frames in train/train_img" in result.stderr
+    cvae("data", "preview", tmp_path).wrong("no frames in train/train_img")
 
 
 # --- real films ---------------------------------------------------------------------------------------

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
+from helpers import cvae
 
-from cvaecli.cli import app
 from cvaecli.errors import UserError
 from cvaecli.pages import compare, diagnosis, folders, paired, pictures, render, report, settings
 
@@ -152,10 +151,6 @@ def check_page(path: Path) -> Page:
     assert len(page.ids) == len(set(page.ids))
     assert "default-src 'none'" in text
     return page
-
-
-def run_cli(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 # ---------------------------------------------------------------- groups and settings
@@ -583,11 +578,9 @@ def test_an_exported_gif_is_played_where_there_are_no_arrays(tmp_path: Path) -> 
 
 
 def test_compare_prints_what_differs_and_what_came_out(tmp_path: Path) -> None:
-    result = run_cli("compare", make_sweep(tmp_path / "sweep"))
-    assert result.exit_code == 0, result.output
-    assert "What do KL annealing" in result.output and "settled: schedule cyclical" in result.output
-    as_json = run_cli("compare", tmp_path / "sweep", "--json")
-    content = json.loads(as_json.stdout)
+    out = cvae("compare", make_sweep(tmp_path / "sweep")).good().out
+    assert "What do KL annealing" in out and "settled: schedule cyclical" in out
+    content = json.loads(cvae("compare", tmp_path / "sweep", "--json").good().out)
     assert len(content["groups"][0]["settings"]) == 9
     assert content["groups"][0]["one_key_at_a_time"][0]["verdict"] == "settled"
 
@@ -595,18 +588,16 @@ def test_compare_prints_what_differs_and_what_came_out(tmp_path: Path) -> None:
 def test_a_page_without_pictures_has_figures_and_numbers_only(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"r{seed}", seed=seed, with_video=True) for seed in (0, 1)]
     page = tmp_path / "page.html"
-    arguments = ["compare", *map(str, runs), "--out", str(page)]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    cvae("compare", *runs, "--out", page).good()
     assert "data:image" in page.read_text() and "<h2>Pictures</h2>" in page.read_text()
-    assert CliRunner().invoke(app, [*arguments, "--no-pictures"]).exit_code == 0
+    cvae("compare", *runs, "--out", page, "--no-pictures").good()
     text = page.read_text()
     assert "data:image" not in text and "<h2>Pictures</h2>" not in text and "<svg" in text
 
 
 def test_report_writes_into_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
-    result = run_cli("report", run)
-    assert result.exit_code == 0, result.output
+    cvae("report", run).good()
     assert (run / "report.html").is_file()
 
 
@@ -619,10 +610,8 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "a")
     damage(content)(run)
     for command in ("compare", "report"):
-        result = run_cli(command, run)
-        assert result.exit_code == 2
-        (line,) = result.stderr.strip().splitlines()
-        assert "eval/val/metrics.json: damaged" in line and "cvae validate" in line
+        result = cvae(command, run).wrong("eval/val/metrics.json: damaged", "cvae validate")
+        assert len(result.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -643,9 +632,8 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     run = make_run(tmp_path / "a")
-    result = run_cli(*(a.format(empty=tmp_path / "empty", run=run) for a in arguments))
-    assert result.exit_code == 2 and words in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    result = cvae(*(a.format(empty=tmp_path / "empty", run=run) for a in arguments)).wrong(words)
+    assert len(result.err.strip().splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "empty"]
 
 

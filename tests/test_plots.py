@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers import cvae
 from PIL import Image
-from typer.testing import CliRunner
 
 from cvaecli import plots, schedules
-from cvaecli.cli import app
 from cvaecli.config import loading
 from cvaecli.config.schema import KLConfig, OptimConfig, TeacherForcingConfig
 from cvaecli.errors import UserError
@@ -417,8 +416,7 @@ def test_no_drop_is_lost_where_there_are_more_steps_than_points() -> None:
 
 def test_a_config_is_drawn_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["plot", "beta", "--config", "cyclical", "kl.cycles=2"])
-    assert done.exit_code == 0, done.output
+    cvae("plot", "beta", "--config", "cyclical", "kl.cycles=2").good()
     assert (tmp_path / "runs" / "plots" / "beta-cyclical.png").is_file()
     configs = {name: loading.load(name, ["train.epochs=8"]) for name in ("cyclical", "none")}
     assert plots.plot_planned("lr", configs, tmp_path / "x.svg") == [tmp_path / "x.svg"]
@@ -430,8 +428,7 @@ def test_a_config_is_drawn_without_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         (["beta", "x", "--config", "cyclical"], "without a run"),
         (["beta", "kl.cycles=2"], "overrides need --config"),
     ):
-        done = CliRunner().invoke(app, ["plot", *arguments])
-        assert done.exit_code == 2 and message in done.output
+        cvae("plot", *arguments).wrong(message)
 
 
 def test_kl_is_drawn_within_epochs_where_beta_moves_within_them(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, AddingCVAE
+from helpers import CPU, AddingCVAE, cvae
 from PIL import Image
-from typer.testing import CliRunner
 
 from cvaecli import api, checkpoint
 from cvaecli.api import loading
-from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import EvalConfig, RunConfig
 from cvaecli.data.clip import Clip, VideoData
@@ -260,18 +258,16 @@ def test_a_swap_leaves_the_frames_and_what_drives_the_given_ones(run: Run) -> No
 
 
 def test_the_command_says_whose_conditions_and_how_far_samples_spread(run: Run) -> None:
-    said = CliRunner().invoke(app, ["validate", str(run.path), "--swap", "actions", "--samples", "2"])
-    assert said.exit_code == 0, said.output
+    out = cvae("validate", run.path, "--swap", "actions", "--samples", 2).good().out
     for text in ("the next clip's actions", "best sample", "worst sample", "diversity 0."):
-        assert text in said.stdout
-    said = CliRunner().invoke(app, ["validate", str(run.path), "--swap", "positions", "--json"])
-    assert "the next clip's positions" in json.loads(said.stdout)["protocol"]["conditions"]
-    said = CliRunner().invoke(app, ["validate", str(run.path), "--swap", "labels"])
-    assert said.exit_code == 2
+        assert text in out
+    out = cvae("validate", run.path, "--swap", "positions", "--json").good().out
+    assert "the next clip's positions" in json.loads(out)["protocol"]["conditions"]
+    cvae("validate", run.path, "--swap", "labels").usage("--swap", "'labels' is not one of")
 
 
 def test_the_command_shows_the_psnr_that_the_literature_quotes(run: Run) -> None:
-    said = CliRunner().invoke(app, ["validate", str(run.path)]).stdout
+    said = cvae("validate", run.path).good().out
     metrics = api.evaluation(run)
     assert metrics["protocol"]["literature_psnr"] == "psnr_per_channel"
     assert "PSNR of each channel averaged*" in said and f"{metrics['psnr_per_channel']:.2f}" in said

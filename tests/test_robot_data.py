@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CPU
+from helpers import CPU, cvae
 from PIL import Image
-from typer.testing import CliRunner
 
 from cvaecli.api.loading import load_data
 from cvaecli.api.training import build_trainer
-from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.data import KINDS, Clip, check, kind_of, load
 from cvaecli.data.clip import first_frames
@@ -443,15 +441,15 @@ def test_a_set_read_as_the_other_kind_is_one_fault(robot_set: Make, dance_set: M
 
 def test_check_on_the_command_line_finds_the_kind(robot_set: Make, dance_set: Make) -> None:
     robot, dance = robot_set("robot"), dance_set("dance")
-    size = ["--height", "8", "--width", "8"]
-    told = CliRunner().invoke(app, ["data", "check", str(robot), *size])
-    assert told.exit_code == 0 and "looks like a robot set" in told.output
-    assert "train: ranges of the condition: dx " in told.output
-    for arguments in ([str(robot), "--kind", "robot"], [str(dance)]):
-        told = CliRunner().invoke(app, ["data", "check", *arguments, *size])
-        assert told.exit_code == 0 and "looks like" not in told.output
-    told = CliRunner().invoke(app, ["data", "check", str(robot), "--kind", "dance", *size])
-    assert told.exit_code == 2 and "read as dance" in told.output
+    size = ["--height", 8, "--width", 8]
+    told = cvae("data", "check", robot, *size).good()
+    assert "looks like a robot set" in told.err
+    assert "train: ranges of the condition: dx " in told.out
+    for arguments in ([robot, "--kind", "robot"], [dance]):
+        told = cvae("data", "check", *arguments, *size).good()
+        assert "looks like" not in told.out + told.err
+    told = cvae("data", "check", robot, "--kind", "dance", *size)
+    assert told.code == 2 and "read as dance" in told.out
 
 
 def test_a_conversion_is_summed_up_once(robot_set: Make) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from helpers import cvae
 
 from cvaecli import api, checkpoint
 from cvaecli.api.prediction import futures
-from cvaecli.cli import app
 from cvaecli.config import loading as configs
 from cvaecli.errors import UserError
 from cvaecli.synthetic import robot as pushing
@@ -81,11 +80,9 @@ def test_python_draws_what_the_command_draws(trained: Path, tmp_path: Path) -> N
 
 def test_the_command_draws_them(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.png"
-    command = ["plot", "samples", str(trained), "--sequence", "1", "--samples", "2", "--split", "val"]
-    done = CliRunner().invoke(app, [*command, "--label", "mine", "--out", str(out), "--json"])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == {"written": [str(out)]} and out.stat().st_size > 10_000
+    command = ["plot", "samples", trained, "--sequence", 1, "--samples", 2, "--split", "val"]
+    done = cvae(*command, "--label", "mine", "--out", out, "--json").good()
+    assert json.loads(done.out) == {"written": [str(out)]} and out.stat().st_size > 10_000
     with np.load(trained / "predictions" / "val-1-futures.npz") as file:
         assert len(file["samples"]) == 2
-    done = CliRunner().invoke(app, ["plot", "compare", str(trained), "--label", "mine"])
-    assert done.exit_code == 2 and "--label" in done.stderr
+    cvae("plot", "compare", trained, "--label", "mine").wrong("--label")

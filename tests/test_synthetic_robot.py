@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from helpers import cvae
 
-from cvaecli.cli import app
 from cvaecli.data import check, load
 from cvaecli.data.clip import Clip
 from cvaecli.errors import UserError
@@ -261,11 +260,9 @@ def test_load_without_a_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_writes_a_straying_arm(tmp_path: Path) -> None:
-    command = ["data", "synth", str(tmp_path / "s"), "--kind", "robot", "--height", "16", "--width", "16"]
-    command += ["--train-clips", "1", "--test-clips", "1", "--noise", "0", "--stray", "0.1", "--quiet"]
-    assert CliRunner().invoke(app, command).exit_code == 0
+    options = ["--kind", "robot", "--height", 16, "--width", 16, "--train-clips", 1, "--test-clips", 1]
+    cvae("data", "synth", tmp_path / "s", *options, "--noise", 0, "--stray", 0.1, "--quiet").good()
     made = load(tmp_path / "s", kind="robot", height=16, width=16, need=("train", "val", "test"))
     expected = synthetic.generate(16, 16, train=1, val=1, test=1, noise=0, stray=0.1)
     assert same({k: list(v) for k, v in made.splits.items()}, expected)
-    refused = CliRunner().invoke(app, ["data", "synth", str(tmp_path / "d"), "--stray", "0.1"])
-    assert refused.exit_code == 2 and "--stray" in refused.stderr
+    cvae("data", "synth", tmp_path / "d", "--stray", 0.1).wrong("--stray")
