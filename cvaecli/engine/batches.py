@@ -189,7 +189,7 @@ class Sampler:
 
     @classmethod
     def of(cls, config: RunConfig, model: type[VideoCVAE], clips: Sequence[Clip]) -> Sampler:
-        """The sampler of a training on these clips; errors as above."""
+        """The sampler of a training on these clips; raises what the constructor does."""
         lengths, data = [clip.n_frames for clip in clips], config.data
         return cls(lengths, config.train, sampling(config, model), config.seed, data.partial, data.n_past)
 
