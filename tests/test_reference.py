@@ -11,7 +11,8 @@ from unets import SMALL, H, K, W, build, run
 from cvaecli.errors import UserError
 from cvaecli.models.anchored import AnchoredCVAE
 from cvaecli.models.label_features import GAIN, label_features, split_hues
-from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE, SelfAttention
+from cvaecli.models.reference import ReferenceConfig, ReferenceCVAE
+from cvaecli.models.unet_blocks import SelfAttention
 from cvaecli.objective import kl_divergence, reconstruction
 
 BOTH = pytest.mark.parametrize("kind", [ReferenceCVAE, AnchoredCVAE])
