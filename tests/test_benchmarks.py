@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import SIZES, write_set, yaml_config
@@ -20,6 +21,7 @@ import compare_numbers
 import compare_speed
 import first_step
 import gpu_check
+import residual_directions
 
 
 @pytest.fixture
@@ -142,6 +144,23 @@ def test_the_benchmark_of_pushed_objects_runs(tmp_path: Path) -> None:
     objects, others, _ = (float(cell.split()[0]) for cell in still)
     assert objects < float(futures[0].split()[0]) and others > 40
     assert run.name in rows and (tmp_path / "strip.png").stat().st_size > 0
+
+
+def test_the_directions_of_a_models_errors(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    direction = np.eye(12)[3]
+    strength = rng.normal(size=(2, 40, 1))
+    errors = 5.0 + strength * direction + 0.01 * rng.normal(size=(2, 40, 12))
+    variance, found, scores = residual_directions.components(errors)
+    assert variance[0] == pytest.approx(strength.var(), rel=0.02) and variance[1] < 0.001
+    assert abs(found[0] @ direction) > 0.999
+    assert abs(np.corrcoef(scores[..., 0].ravel(), strength.ravel())[0, 1]) > 0.999
+
+    config = configs.load(yaml_config(tmp_path, write_set(tmp_path / "set")), ["train.max_steps=1"])
+    run = cvaecli.train(config, runs=tmp_path)
+    told = _run("residual_directions.py", str(run.path), "--picture", str(tmp_path / "four.png"))
+    assert "components have more than 1 s²" in told and "| 4 | " in told
+    assert (tmp_path / "four.png").stat().st_size > 0
 
 
 def _run(script: str, *arguments: str) -> str:
