@@ -68,7 +68,7 @@ class Skeleton:
 
 
 def _person() -> Skeleton:
-    """OpenPose's colours, as in the course's labels and the built-in dancer's; feet where they are known."""
+    """OpenPose's colours, as the built-in dancer has them; feet where they are known."""
     colours = dict(zip(STICKS, STICK_COLOURS, strict=True))
     feet = {
         (f"{side}_ankle", f"{side}_{end}"): colours[f"{side}_knee", f"{side}_ankle"]
