@@ -23,8 +23,8 @@ from cvaecli.api.loading import build_model, open_run
 from cvaecli.config import loading as config
 from cvaecli.run import Run
 
-pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install "cvae[onnx]"')
-pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install "cvae[onnx]"')
+pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install -e ".[onnx]"')
+pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install -e ".[onnx]"')
 
 CONFIGS = {
     "reference": "reference",
@@ -155,7 +155,7 @@ def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path) -> 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    cvae("export").wrong("onnxruntime is not installed", 'pip install "cvae[onnx]"')
+    cvae("export").wrong("onnxruntime is not installed", 'pip install -e ".[onnx]"')
 
 
 @pytest.mark.parametrize("model", FILES)
@@ -231,4 +231,4 @@ def test_predict_refuses_what_the_onnx_backend_lacks(svg: Path, monkeypatch: pyt
     assert "runtime.device: has no effect" in refusal(svg, "runtime.device=cuda")
     assert "there are: pytorch, onnx" in refusal(svg, "--backend", "tflite")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    assert 'onnxruntime is not installed (pip install "cvae[onnx]")' in refusal(svg)
+    assert 'onnxruntime is not installed (pip install -e ".[onnx]")' in refusal(svg)

@@ -165,7 +165,7 @@ def test_without_optuna_one_line_says_what_to_install(home: Path, monkeypatch: p
     for module in ("crew", "queue"):
         monkeypatch.delitem(sys.modules, f"cvaecli.sweeping.{module}")
         monkeypatch.delattr(f"cvaecli.sweeping.{module}")
-    cvae("sweep", "--config", "tiny.yaml", *GRID).wrong('pip install "cvae[sweep]"')
+    cvae("sweep", "--config", "tiny.yaml", *GRID).wrong('pip install -e ".[sweep]"')
 
 
 def test_a_run_of_that_name_is_left_alone(home: Path) -> None:

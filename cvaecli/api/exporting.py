@@ -27,7 +27,7 @@ from ..reporter import Reporter, Silent
 from .loading import RUNS, Opened, load_data, open_run
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ("safetensors",)}
-"""Formats by the suffix of their files, and the packages that each needs. The extra ``cvae[onnx]`` installs
+"""Formats by the suffix of their files, and the packages that each needs. The extra ``onnx`` installs
 these."""
 
 TOLERANCE = 1e-4
@@ -153,7 +153,7 @@ def _require(name: str) -> None:
 def _require_packages(option: str, packages: Sequence[str]) -> None:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise UserError(f"{option}: {', '.join(missing)} is not installed", 'pip install "cvae[onnx]"')
+        raise UserError(f"{option}: {', '.join(missing)} is not installed", 'pip install -e ".[onnx]"')
 
 
 # --- what files are checked with ----------------------------------------------------------------------

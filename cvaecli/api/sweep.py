@@ -83,7 +83,7 @@ def sweep(
     try:
         from ..sweeping.crew import Crew
     except ModuleNotFoundError as error:
-        raise UserError(f"cvae sweep needs {error.name}", 'pip install "cvae[sweep]"') from None
+        raise UserError(f"cvae sweep needs {error.name}", 'pip install -e ".[sweep]"') from None
     reporter, folder = reporter or Silent(), folder_of(config, name, runs)
     plan = Plan.of(config, arguments, trials, storage)
     first = not (folder / FILE).exists()

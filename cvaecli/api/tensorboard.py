@@ -19,7 +19,7 @@ def require(config: RunConfig) -> None:
         UserError: it is requested and not installed.
     """
     if config.train.tensorboard and find_spec("tensorboard") is None:
-        raise UserError("train.tensorboard: tensorboard is not installed", 'pip install "cvae[tensorboard]"')
+        raise UserError("train.tensorboard: tensorboard is not installed", 'pip install -e ".[tensorboard]"')
 
 
 @contextmanager
