@@ -6,8 +6,8 @@
 #   sh benchmarks/robot_comparison.sh [FOLDER]
 #
 # FOLDER (default: robot-comparison) gets the data and the runs. Existing ones are not made again, so that an
-# interrupted comparison continues. 24 runs of 250 steps of 8 windows, each about half a minute on one idle
-# core. The runs are short: the settings are compared at the start of a training, not at its end.
+# interrupted comparison continues. 24 runs of 250 steps of 8 windows, each with its validation about 50
+# seconds on one idle core. The runs are short: the settings are compared at the start of a training, not at its end.
 set -eu
 folder=${1:-robot-comparison}
 mkdir -p "$folder" && cd "$folder"
