@@ -227,6 +227,15 @@ def test_predict_refuses_files_for_other_weights_or_frames(svg: Path) -> None:
     assert command in line and f"not {checkpoints.fingerprint(saved)}" in line
 
 
+def test_predict_refuses_files_without_the_average_over_flips(
+    runs: Path, exported: dict[str, Exported], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(runs / "reference", tmp_path / "reference"))
+    line = refusal(run, "eval.average_flips=true")
+    assert "average_flips false, not true" in line
+    assert f"cvae export {run} --format onnx eval.average_flips=true" in line
+
+
 def test_predict_refuses_what_the_onnx_backend_lacks(svg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "runtime.device: has no effect" in refusal(svg, "runtime.device=cuda")
     assert "there are: pytorch, onnx" in refusal(svg, "--backend", "tflite")

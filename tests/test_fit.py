@@ -649,6 +649,13 @@ def test_a_loss_that_is_not_finite_names_its_term_and_step(model: VideoCVAE, ter
     assert caught.value.exit_code == 1
 
 
+def test_weights_to_blend_with_are_not_made_up() -> None:
+    state = make_trainer(make_config(train={"init": "x.pt"})).state_dict()
+    blending = make_trainer(make_config(train={"init": "x.pt", "interpolate_every": 1}))
+    with pytest.raises(UserError, match=r"train\.interpolate_every: the checkpoint lacks"):
+        blending.load_state_dict(state, {})
+
+
 @pytest.mark.parametrize("augment", [{"flip": 0.5}, {"shift": [0, 1]}, {"zoom": 0.1}])
 def test_augmentation_is_refused_where_conditions_are_vectors(augment: dict[str, Any]) -> None:
     """A mirrored or shifted picture would keep the actions and positions of the real one."""

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from helpers import cvae
 
+from cvaecli.api import pages
 from cvaecli.errors import UserError
 from cvaecli.pages import compare, diagnosis, folders, paired, pictures, render, report, settings
 
@@ -561,6 +562,23 @@ def test_large_videos_are_made_small(tmp_path: Path) -> None:
     assert min(sheet.width, sheet.height) == pictures.LARGEST_SIDE
     assert len(sheet.frames) * sheet.width * sheet.height <= pictures.PIXELS
     assert (sheet.frames[0], sheet.frames[-1]) == (0, 399)
+
+
+def test_a_video_of_another_checkpoint_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, made = make_run(tmp_path / "a"), []
+    metrics = run / "eval" / "val" / "metrics.json"
+    summary = json.loads(metrics.read_text())
+    metrics.write_text(
+        json.dumps(summary | {"protocol": summary["protocol"] | {"checkpoint_fingerprint": "new"}})
+    )
+    monkeypatch.setattr(pages, "frames", lambda run, split, count, **_: made.append(count))
+    frames = np.zeros((6, 8, 8, 3), np.uint8)
+    for weights, again in (("new", []), ("old", [6])):
+        (run / "predictions").mkdir(exist_ok=True)
+        given = {"truth": frames, "samples": frames[None, 1:], "first": np.array(1)}
+        np.savez(run / "predictions" / "val-0-frames.npz", checkpoint=np.array(weights), **given)
+        pages.add_frames([run], "val", 6)
+        assert made == again
 
 
 def test_an_exported_gif_is_played_where_there_are_no_arrays(tmp_path: Path) -> None:

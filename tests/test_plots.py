@@ -20,7 +20,7 @@ from cvaecli import plots, schedules
 from cvaecli.config import loading
 from cvaecli.config.schema import KLConfig, OptimConfig, TeacherForcingConfig
 from cvaecli.errors import UserError
-from cvaecli.evaluations import ClipFrames, write_frames
+from cvaecli.evaluations import ClipFrames, read_frames, write_frames
 from cvaecli.plots import style
 from cvaecli.plots.psnr import psnr_figure
 from cvaecli.plots.runs import Request, make_runs
@@ -587,6 +587,13 @@ def test_grid_as_a_gif(tmp_path: Path) -> None:
         assert film.format == "GIF" and film.n_frames == 4
     with pytest.raises(UserError, match="unknown suffix"):
         plots.plot("psnr", [run], tmp_path / "x.gif")
+    larger = make_run(tmp_path / "b", epochs=2, clips=2)
+    clips = read_frames(larger)
+    rows = [{name: part.repeat(2, -3).repeat(2, -2) for name, part in clip.rows.items()} for clip in clips]
+    write_frames(larger, "val", [clip._replace(rows=row) for clip, row in zip(clips, rows, strict=True)])
+    with pytest.raises(UserError, match="different sizes"):
+        plots.plot("grid", [run, larger], tmp_path / "both.gif")
+    assert plots.plot("grid", [run, larger], tmp_path / "both.png")
 
 
 # ---------------------------------------------------------------- what is missing or damaged

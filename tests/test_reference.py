@@ -267,6 +267,8 @@ def test_mistakes_name_the_key() -> None:
         ReferenceConfig(widths=[16, 24], encoder_blocks=[0, 0], decoder_blocks=[0])
     with pytest.raises(ValidationError, match="decoder_blocks"):
         ReferenceConfig(widths=[16, 32], encoder_blocks=[0, 0], decoder_blocks=[0, 1])
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        ReferenceConfig(widths=[16, 32], encoder_blocks=[0, 0], decoder_blocks=[-1])
     with pytest.raises(ValidationError, match="attention_levels: there are only 2 levels"):
         ReferenceConfig(widths=[16, 32], encoder_blocks=[0, 0], decoder_blocks=[0], attention_levels=3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -263,6 +264,13 @@ def test_resuming_a_finished_run_is_harmless(whole: Run, tmp_path: Path) -> None
     reporter.note = notes.append  # type: ignore[method-assign]
     assert_runs_equal(api.resume(copy.path, reporter=reporter), whole)
     assert any("all 20 steps are done" in note for note in notes)
+
+
+def test_a_resumed_run_is_scored_as_its_config_says_now(whole: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
+    api.resume(copy.path, ["eval.samples=2", "runtime.precision=bf16"])
+    protocol = json.loads((copy.path / "eval" / "val" / "metrics.json").read_text())["protocol"]
+    assert protocol["samples"] == 2 and protocol["precision"] == "bf16"
 
 
 def test_a_damaged_last_checkpoint_falls_back_with_a_warning(data: Path, whole: Run, tmp_path: Path) -> None:

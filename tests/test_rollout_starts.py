@@ -62,6 +62,31 @@ def test_a_row_starts_from_the_rollouts_frame_before_its_first_predicted_one() -
         assert torch.equal(batch.frames, one.frames.gather(clip, frame).frames)
 
 
+def test_a_row_whose_target_is_the_clips_first_frame_keeps_the_given_frame() -> None:
+    one = trainer(share=1.0)
+    one._starts.load_state_dict({"rollouts": torch.full((25, 3, 8, 8), 7, dtype=torch.uint8)})
+    clip, frame = torch.tensor([1, 1]), torch.tensor([[5, 0], [5, 1]])
+    true = one.frames.gather(clip, frame).frames
+    fed = one._starts.first_input(clip, frame, true, 0, epoch=1, rows=[0, 1])
+    assert torch.equal(fed[0], true[0, 0]) and (fed[1] == 7 / 255).all()
+
+
+def test_how_a_run_is_scored_does_not_change_its_training() -> None:
+    made = []
+    for averages in (False, True):
+        config = make_config(
+            model=QUICK, teacher_forcing={"rollout_starts": 0.5}, eval={"average_flips": averages}
+        )
+        torch.manual_seed(0)
+        model = load(config.model_name)(config.model, (3, 8, 8))
+        model.average_over_flips(averages)
+        starts = RolloutStarts([make_clip(12)], config, CPU)
+        starts.renew(model, 1, lambda: None)
+        made.append(starts.state_dict()["rollouts"])
+        assert model._flips == averages
+    assert torch.equal(*made)
+
+
 def test_about_the_asked_share_of_rows_start_from_a_rollout_and_the_first_epoch_has_none() -> None:
     one = trainer(share=0.25, train={"batch_size": 8, "steps_per_epoch": 50})
     assert all(

@@ -16,8 +16,10 @@ from cvaecli import api, checkpoint
 from cvaecli.engine import fit
 from cvaecli.engine.batches import Batch
 from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.engine.loss import TermRecord
 from cvaecli.engine.skipping import NoFiniteStepError, NotFiniteError
 from cvaecli.run import Run, read_rows
+from cvaecli.terms import TRAIN_TERMS
 
 EVERY_STEP = {"log_every": 1, "epochs": 1, "batch_size": 1}
 
@@ -114,6 +116,22 @@ def test_too_many_skips_stop_the_training_at_the_last_good_state(
     api.resume("a", ["train.max_skips=5"], runs=tmp_path)
     assert run.info()["status"] == "finished"
     assert len(read_rows(run.path / "metrics.csv")) == 2
+
+
+def test_steps_that_stopped_a_training_are_counted_once_when_it_goes_on() -> None:
+    good, bad = torch.ones(len(TRAIN_TERMS)), torch.full((len(TRAIN_TERMS),), math.nan)
+    record = TermRecord(torch.device("cpu"), max_skips=2)
+    for values in (good, bad, bad, bad, good):
+        record.add(values)
+    with pytest.raises(NotFiniteError, match=r"stopped at step 4 .* more than 2 steps"):
+        record.report(5, 0)
+    resumed = TermRecord(torch.device("cpu"), max_skips=5)
+    resumed.load_state_dict(record.state_dict())
+    for _ in range(5):
+        resumed.add(good)
+    assert resumed.report(10, 0) == dict.fromkeys(TRAIN_TERMS, 1.0)
+    assert resumed.skipped == 3 and resumed.new_skips()[-1].startswith("step 4 (epoch 0)")
+    assert resumed.means(10, 0) == dict.fromkeys(TRAIN_TERMS, 1.0)
 
 
 def test_a_weight_that_overflows_is_not_saved() -> None:

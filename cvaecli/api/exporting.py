@@ -225,12 +225,13 @@ def _metadata(opened: Opened, graph: Graph) -> dict[str, str]:
 
 
 def _identity(opened: Opened) -> dict[str, str]:
-    """The metadata that tie a graph to the weights and the frames that it was made for."""
+    """The metadata that tie a graph to the weights, the frames and the averages that it was made for."""
     data = opened.config.data
     return {
         "checkpoint": checkpoints.fingerprint(opened.checkpoint),
         "n_past": str(data.n_past),
         "frame": json.dumps([3, data.height, data.width]),
+        "average_flips": json.dumps(opened.config.eval.average_flips),
     }
 
 
@@ -265,8 +266,8 @@ def onnx_calls(opened: Opened, again: str) -> dict[str, Call]:
         again: the command that writes the files, for the errors.
 
     Raises:
-        UserError: a file is missing or damaged, or was not made of this checkpoint, number of given frames
-            and frame size; or onnxruntime is not installed.
+        UserError: a file is missing or damaged, or was not made of this checkpoint, number of given frames,
+            frame size and eval.average_flips; or onnxruntime is not installed.
     """
     _require_packages("--backend onnx", ["onnxruntime"])
     wanted, calls = _identity(opened), {}

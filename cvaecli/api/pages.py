@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..evaluations import read_summary
 from ..files import replacing
 from ..pages.pictures import video_of
 from ..reporter import Reporter, Silent
+from ..tables import AbsentError
 
 
 def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = None) -> Path:
@@ -23,17 +25,18 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
 
     Returns:
         ``RUN/predictions/<split>-0-frames.npz``: ``truth`` uint8 ``[T, H, W, 3]``, ``samples`` uint8
-        ``[1, T - first, H, W, 3]``, ``first``: the first predicted frame's number, and, if conditions are
-        pictures, ``condition`` uint8 ``[T, H, W, 3]``.
+        ``[1, T - first, H, W, 3]``, ``first``: the first predicted frame's number, ``checkpoint``: the
+        fingerprint of the weights, and, if conditions are pictures, ``condition`` uint8 ``[T, H, W, 3]``.
 
     Raises:
         UserError: no checkpoint, no data, or no true frames.
     """
+    from ..checkpoint import fingerprint
     from .loading import load_data, open_run
     from .prediction import Video, predicted
 
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, ())
+    home, _, config, model, device, saved = open_run(run, ())
     clip = next(iter(load_data(config, (split,), reporter).splits.get(split, [])), None)
     first = config.data.n_past
     if clip is None or clip.n_frames <= first:
@@ -46,6 +49,7 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
             advance(sum(map(len, pieces)), total)
     arrays = {"truth": np.moveaxis(np.array(clip.frames[:total]), 1, -1), "first": np.array(first)}
     arrays["samples"] = np.concatenate(pieces)[None, first:]
+    arrays["checkpoint"] = np.array(fingerprint(saved))
     if clip.condition.ndim == 4:
         arrays["condition"] = np.moveaxis(np.array(clip.condition[:total]), 1, -1)
     path = home.path / "predictions" / f"{split}-0-frames.npz"
@@ -55,8 +59,16 @@ def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = Non
 
 
 def add_frames(runs: Sequence[Path], split: str, count: int, *, reporter: Reporter | None = None) -> None:
-    """Call ``frames`` for the runs that have fewer than ``count`` frames."""
+    """Call ``frames`` for the runs that lack ``count`` frames by the checkpoint that was scored last."""
     for run in runs:
         video = video_of(run, split)
-        if video is None or video.truth is None or len(video.prediction) < count:
+        if video is None or len(video.prediction) < count or video.checkpoint != _scored(run, split):
             frames(run, split, count, reporter=reporter)
+
+
+def _scored(run: Path, split: str) -> str:
+    """Fingerprint of the weights that were scored last; empty if there is no evaluation."""
+    try:
+        return str(read_summary(run, split)["protocol"]["checkpoint_fingerprint"])
+    except (AbsentError, KeyError):
+        return ""

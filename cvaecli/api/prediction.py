@@ -139,7 +139,7 @@ def _opened(
     refuse_overrides(overrides, ("",), fixed)
     opened = open_run(run, [*overrides, "runtime.device=cpu", "runtime.precision=fp32"], runs, unused=UNUSED)
     name = str(opened.run.path if run is None or run == "latest" else run)
-    own = [each for each in overrides if each.startswith("data.")]
+    own = [each for each in overrides if each.startswith(("data.", "eval.average_flips="))]
     return opened, onnx_calls(opened, shlex.join(["cvae", "export", name, "--format", "onnx", *own]))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config.schema import EvalConfig, RunConfig
 from ..data.clip import Clip
+from ..errors import UserError
 from ..models.base import VideoCVAE
 from ..schedules import Scheduled
 from ..terms import VAL_TERMS
@@ -404,8 +405,14 @@ class Trainer:
         """Continue from ``state_dict()``; ``averaged`` are the weights of ``trained`` at that moment.
 
         Raises:
-            UserError: another version of this tool wrote the state.
+            UserError: another version of this tool wrote the state, or it lacks the weights to blend with.
         """
+        train = self.config.train
+        if train.interpolate_every and train.init is not None and "initial" not in state:
+            raise UserError(
+                "train.interpolate_every: the checkpoint lacks the weights of train.init, to blend with",
+                "set train.interpolate_every=0, or start a new run",
+            )
         self._terms.load_state_dict(state)
         self.model.load_state_dict(state["weights"])
         if self.average:

@@ -218,19 +218,22 @@ class TermRecord:
         """
         values = self._fetch()
         finite = values.isfinite().all(1)
+        skipped, lines = self.skipped, []
         for row in (~finite).nonzero()[:, 0].tolist():
-            self.skipped += 1
-            self._skipped_in_epoch += 1
+            skipped += 1
             where = f"step {step - len(values) + row + 1} (epoch {epoch})"
             fault, hint = self._last_fault = _not_finite(values[row])
-            if self.skipped > self._max_skips:
+            if skipped > self._max_skips:  # nothing is counted yet: a resumed run reports these steps again
                 raise NotFiniteError(
                     f"training stopped at {where}: {fault}; more than {self._max_skips} steps "
                     "(train.max_skips) were not finite",
                     hint,
                 )
-            count = f"{self.skipped} of at most {self._max_skips}"
-            self._new_skips.append(f"{where}: {fault}; the step was skipped ({count}); {hint}")
+            count = f"{skipped} of at most {self._max_skips}"
+            lines.append(f"{where}: {fault}; the step was skipped ({count}); {hint}")
+        self._skipped_in_epoch += len(lines)
+        self._new_skips += lines
+        self.skipped = skipped
         self._pending.clear()
         self._sums += values[finite].sum(0)
         return dict(zip(TRAIN_TERMS, values[finite].mean(0).tolist(), strict=True)) if finite.any() else None

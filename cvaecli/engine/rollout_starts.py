@@ -53,14 +53,16 @@ class RolloutStarts:
         Args:
             between: called between pieces; what it raises ends the rollouts and leaves the old ones.
         """
-        was_training = model.training
+        was_training, averages = model.training, self._config.eval.average_flips
         model.eval()
+        model.average_over_flips(False)  # how a run is scored must not change its training
         try:
             ready, made = self._device.for_inference(model), []
             for group in neighbours(self._segments, lambda clip: clip.n_frames, self._config.eval.batch_size):
                 made += self._predicted(ready, group, epoch, between)
         finally:
             model.train(was_training)
+            model.average_over_flips(averages)
         self._frames = torch.cat(made)
 
     def _predicted(
@@ -116,7 +118,9 @@ class RolloutStarts:
         generator = stream(self._config.seed, "rollout starts", epoch, step)
         coins = torch.rand(self._config.train.batch_size, generator=generator)
         chosen = (coins if rows is None else coins[list(rows)]) < self._share
-        before = self._first[clip] + (frame[:, self._n_past] - 1).clamp(min=0)
+        target = frame[:, self._n_past]
+        chosen &= target > 0  # no frame comes before the clip's first
+        before = self._first[clip] + (target - 1).clamp(min=0)
         own = to_float(to_device(self._frames[before], true.device))
         return torch.where(to_device(chosen, true.device)[:, None, None, None], own, true)
 

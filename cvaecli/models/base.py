@@ -104,12 +104,14 @@ class VideoCVAE(nn.Module, ABC):
     """True for a model that can train on posterior rows and prior rows in one pass: if only the first rows of
     the batch have targets, it draws z from the posterior for these and from the prior for the others."""
 
-    def average_over_flips(self) -> None:
-        """From now on, outside training, average each prediction with that of the mirrored pictures.
+    def average_over_flips(self, wanted: bool = True) -> None:
+        """From now on, outside training, average each prediction with that of the mirrored pictures, or not.
 
         Raises:
             UserError: the model cannot.
         """
+        if not wanted:
+            return
         name = self.Config.model_fields["name"].default
         raise UserError(
             f"eval.average_flips: the model {name} cannot average over flips",

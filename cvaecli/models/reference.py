@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,10 @@ class UNetConfig(ModelConfig):
         description="channels of each level, finest first; height and width halve from level to level",
     )
     patch: int = Field(default=1, ge=1, description="side of the finest level's cells, in pixels")
-    encoder_blocks: list[int] = Field(
+    encoder_blocks: list[Annotated[int, Field(ge=0)]] = Field(
         default=[0, 1, 2, 2], description="residual blocks of each level on the way down"
     )
-    decoder_blocks: list[int] = Field(
+    decoder_blocks: list[Annotated[int, Field(ge=0)]] = Field(
         default=[1, 2, 2], description="residual blocks on the way up, finest level first"
     )
     attention_levels: int = Field(
@@ -160,15 +160,15 @@ class ReferenceCVAE(VideoCVAE):
         with torch.no_grad():
             self.out.weight.mul_(0.1)  # at the start: a grey frame, and a gate of about one half
 
-    def average_over_flips(self) -> None:
+    def average_over_flips(self, wanted: bool = True) -> None:
         """See the base class. The second prediction takes as long as the first."""
-        if self.vector is not None:
+        if wanted and self.vector is not None:
             raise UserError(
                 "eval.average_flips: the conditions are vectors (actions, positions), which would not fit a"
                 " mirrored picture",
                 "set eval.average_flips=false",
             )
-        self._flips = True
+        self._flips = wanted
 
     def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
         """See the base class."""

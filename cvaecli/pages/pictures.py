@@ -37,6 +37,7 @@ class Video:
     prediction: Frames
     condition: Frames | None  # label images
     first: int  # number of the first predicted frame: earlier ones are given
+    checkpoint: str | None = None  # fingerprint of the weights; None if unknown
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _arrays(path: Path) -> Video:
         with np.load(path, allow_pickle=False) as file:
             truth, first = file["truth"], int(file["first"])
             prediction = np.concatenate([truth[:first], file["samples"][0]])
-            return Video(truth, prediction, file.get("condition"), first)
+            checkpoint = str(file["checkpoint"]) if "checkpoint" in file else None
+            return Video(truth, prediction, file.get("condition"), first, checkpoint)
     except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged ({error})", "delete it, and make it again") from None
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from .. import evaluations
+from ..errors import UserError
 from ..evaluations import ClipFrames
 from ..media.panels import Frame, strip
 from ..tables import AbsentError
@@ -63,6 +64,12 @@ def animation(request: Request) -> Iterator[Frame]:
     """
     blocks, _ = _blocks(request)
     names = list(dict.fromkeys(name for block in blocks for name in block.rows))
+    sizes = sorted({f"{W}x{H}" for block in blocks for H, W in [block.rows["truth"].shape[1:3]]})
+    if len(sizes) > 1:
+        raise UserError(
+            f"the runs have frames of different sizes ({', '.join(sizes)}), which one GIF cannot show",
+            "write a .png, or plot runs of one size",
+        )
     blank = np.full_like(blocks[0].rows["truth"][0], 255)
     scale = max(1, 96 // blank.shape[0])
     captions = [block.title if len(blocks) > 1 else "" for block in blocks]
