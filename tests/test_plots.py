@@ -24,7 +24,7 @@ from cvaecli.evaluations import ClipFrames, read_frames, write_frames
 from cvaecli.plots import style
 from cvaecli.plots.psnr import psnr_figure
 from cvaecli.plots.runs import Request, make_runs
-from cvaecli.plots.schedules import Plan, curve_of, moves_within_epochs
+from cvaecli.plots.schedules import Plan, curve_of, moves_within_epochs, steps_of_epochs
 from cvaecli.tables import AbsentError, read_table
 
 SCHEDULES = ("cyclical", "monotonic", "none")
@@ -429,6 +429,18 @@ def test_a_config_is_drawn_without_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         (["beta", "kl.cycles=2"], "overrides need --config"),
     ):
         cvae("plot", *arguments).wrong(message)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [({"epoch_steps": [40, 100]}, [40, 40, 100]), ({"epoch_steps": "?"}, [5, 5, 5]), ({}, [5, 5, 5])],
+)
+def test_an_epoch_that_was_cut_short_has_its_planned_steps(
+    tmp_path: Path, info: dict[str, Any], expected: list[int]
+) -> None:
+    train = {"epochs": 3, "steps_per_epoch": None, "fast_epochs": 2}
+    run = make_run(tmp_path / "a", epochs=1, steps_per_epoch=5, settings={"train": train}, info=info)
+    assert steps_of_epochs(make_runs([run])[0]) == expected
 
 
 def test_kl_is_drawn_within_epochs_where_beta_moves_within_them(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def _new_run(
         precision=trainer.device.precision,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
         prior_share=trainer.prior_share,
+        epoch_steps=[trainer.sampler.steps(epoch) for epoch in (0, config.train.fast_epochs)],
         data={"source": data.source, "fingerprint": data.fingerprint},
         status="running",
     )

@@ -105,12 +105,16 @@ def trained(steps: Sequence[int], done: Sequence[float] | Array) -> Array:
 
 
 def steps_of_epochs(run: Run) -> list[int]:
-    """Steps of each planned epoch of a run: from its config, else from the epochs that are done."""
+    """Steps of each planned epoch of a run: as run.json says, else from the epochs that are done."""
     table = run.table("metrics.csv", ["epoch"], ["step"])
     train = run.section("train", TrainConfig)
     epochs = max(train.epochs if train else 0, int(table["epoch"][-1]) + 1)
     if train is not None and train.steps_per_epoch is not None:
         return [train.steps_per_epoch] * epochs
+    match run.info.get("epoch_steps"), train:
+        case [int(fast), int(usual)], TrainConfig() if min(fast, usual) > 0:
+            n = min(train.fast_epochs, epochs)
+            return [fast] * n + [usual] * (epochs - n)
     if not np.isfinite(table["step"]).all():
         return [1] * epochs
     done = np.diff(
