@@ -31,6 +31,15 @@ def test_labels_unlike_the_others_are_rare() -> None:
     assert found[95:].min() > 5 * found[:95].max()
 
 
+def test_a_pose_is_as_rare_wherever_the_person_stands() -> None:
+    made = np.full((31, 3, 32, 64), 255, np.uint8)
+    for t in range(30):
+        made[t, :, 8:20, 2 * t + 1 : 2 * t + 4] = 0  # an upright stick that walks through the picture
+    made[30, :, 18:20, 20:32] = 0  # a lying one
+    found = rarity([made])
+    assert found[30] > 10 * found[2:28].max()
+
+
 def test_frames_with_equal_labels_are_still_drawn() -> None:
     found = rarity([np.concatenate((labels(1, 0).repeat(40, 0), labels(0, 10)))])
     assert found[:40].unique().tolist() == [module.LEAST] and found[40:].min() > 1
