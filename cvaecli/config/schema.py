@@ -124,10 +124,6 @@ class TrainConfig(Section):
     shuffle: bool = True
     """Draw windows in random order with a random offset each epoch; the course template does neither. Without
     it, an epoch of steps_per_epoch continues where the last one stopped."""
-    rarity: Annotated[float, Field(ge=0)] = 0.0
-    """Draw frames with rare labels more often: with a probability proportional to this power of their rarity,
-    a label's distance to the 2 % of all labels that are most like it. 0: all frames alike. Needs label images
-    and shuffle. A high power repeats few frames and over-fits them."""
     save_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between numbered checkpoints; 0 keeps only last, previous and best."""
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
@@ -175,8 +171,6 @@ class TrainConfig(Section):
                 "interpolate_every: blends the weights, but train.ema evaluates their moving average;"
                 " set only one of the two"
             )
-        if self.rarity and not self.shuffle:
-            raise ValueError("rarity: draws frames at random; set train.shuffle=true, or train.rarity=0")
         return self
 
 

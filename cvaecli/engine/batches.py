@@ -19,7 +19,6 @@ from ..seeding import stream
 from .augmentation import augment
 from .device import Device
 from .prefetch import ahead, empty_on_host, to_device
-from .rarity import rarity
 
 RESIDENT_SHARE = 0.25
 """Share of the device's memory that the training frames may take to be kept there."""
@@ -160,10 +159,9 @@ class Sampler:
         seed: int,
         partial: float = 1.0,
         n_past: int = 1,
-        chances: Tensor | None = None,
     ) -> None:
         """``lengths`` are the clips' frame counts; ``sampling`` is windows or pairs; ``partial`` is
-        ``data.partial``; ``chances [N]`` are how often each frame of all clips is to be drawn, in any unit.
+        ``data.partial``.
 
         Raises:
             UserError: too few frames for one batch.
@@ -173,8 +171,6 @@ class Sampler:
             n_past if sampling == "pairs" else 0
         )  # number of frames of a row drawn from anywhere in the clip
         self._run = train.window - self._anywhere  # number of consecutive frames of a row
-        self._first = np.cumsum([0, *lengths[:-1]])  # number of each clip's first frame among all
-        self._chances = None if chances is None else np.concatenate(([0.0], np.cumsum(chances.numpy())))
         self._all = self._starts(first_frames(lengths, partial))
         fast = partial * train.fast_partial
         self._fast = self._starts(first_frames(lengths, fast)) if train.fast_epochs else self._all
@@ -194,18 +190,8 @@ class Sampler:
     @classmethod
     def of(cls, config: RunConfig, model: type[VideoCVAE], clips: Sequence[Clip]) -> Sampler:
         """The sampler of a training on these clips; raises what the constructor does."""
-        lengths, data, train = [clip.n_frames for clip in clips], config.data, config.train
-        chances = None
-        if train.rarity:
-            if clips[0].condition.ndim == 2:
-                raise UserError(
-                    "train.rarity: the conditions are vectors (actions, positions); only label images are"
-                    " compared",
-                    "set train.rarity=0",
-                )
-            chances = rarity([clip.condition[: clip.n_frames] for clip in clips]) ** train.rarity
-        how = sampling(config, model)
-        return cls(lengths, train, how, config.seed, data.partial, data.n_past, chances)
+        lengths, data = [clip.n_frames for clip in clips], config.data
+        return cls(lengths, config.train, sampling(config, model), config.seed, data.partial, data.n_past)
 
     def _starts(self, lengths: Sequence[int]) -> np.ndarray:
         """``[N, 4]``: clip, first and last possible start of a run, length of the clip."""
@@ -228,24 +214,16 @@ class Sampler:
         """The draw of each batch from number ``first`` on."""
         starts = self._fast if epoch < self._train.fast_epochs else self._all
         B, steps = self._train.batch_size, self.steps(epoch)
-        order = self._order(starts, epoch, steps * B)
+        order = self._order(len(starts), epoch, steps * B)
         for step in range(first, steps):
             yield self._draw(starts[order[step * B : (step + 1) * B]], epoch, step)
 
-    def _order(self, starts: np.ndarray, epoch: int, count: int) -> np.ndarray:
-        """Which of the starts the ``count`` rows of an epoch take, pass after pass.
+    def _order(self, n: int, epoch: int, count: int) -> np.ndarray:
+        """Which of ``n`` starts the ``count`` rows of an epoch take, pass after pass.
 
         With shuffling each pass of each epoch has its own order. Without it an epoch of ``steps_per_epoch``
         continues where the last one stopped; the first epoch and the first after the fast ones begin at 0.
-        If the frames have chances of their own, there are no passes: each row is drawn independently.
         """
-        n = len(starts)
-        if self._chances is not None:
-            clip, low, high, _ = starts.T
-            begin, end = self._first[clip] + low, self._first[clip] + high + self._run
-            chances = torch.from_numpy((self._chances[end] - self._chances[begin]) / (end - begin))
-            generator = stream(self._seed, "order", epoch, 0)
-            return torch.multinomial(chances, count, replacement=True, generator=generator).numpy()
         if self._train.shuffle:
             passes = range(-(-count // n))
             orders = [torch.randperm(n, generator=stream(self._seed, "order", epoch, k)) for k in passes]
