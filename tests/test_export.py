@@ -231,9 +231,9 @@ def test_predict_refuses_files_without_the_average_over_flips(
     runs: Path, exported: dict[str, Exported], tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(runs / "reference", tmp_path / "reference"))
-    line = refusal(run, "eval.average_flips=true")
-    assert "average_flips false, not true" in line
-    assert f"cvae export {run} --format onnx eval.average_flips=true" in line
+    line = refusal(run, "eval.average_flips=false")
+    assert "average_flips true, not false" in line
+    assert f"cvae export {run} --format onnx eval.average_flips=false" in line
 
 
 def test_predict_refuses_what_the_onnx_backend_lacks(svg: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,7 @@ def build_model(config: RunConfig, condition_shape: Sequence[int]) -> VideoCVAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = models.load(config.model_name)(config.model, tuple(condition_shape))
-    if config.eval.average_flips:
-        model.average_over_flips()
+    model.average_over_flips(config.eval.average_flips)
     return model
 
 
@@ -135,11 +134,13 @@ def open_run(
     runs: Path = RUNS,
     world: World = ALONE,
     *,
+    config: RunConfig | None = None,
     unused: Mapping[str, str] = TRAINING_ONLY,
 ) -> Opened:
     """Load the model that RUN means (see ``run.find``), with overrides of data.*, eval.*, runtime.* and seed.
 
     Args:
+        config: use this one, not the checkpoint's with the overrides.
         unused: keys that have no effect here, and what to do instead.
 
     Raises:
@@ -152,7 +153,7 @@ def open_run(
         return home, path, checkpoints.load(path)
 
     home, path, saved = world.once(read)
-    config = checkpoints.config_of(saved, overrides)
+    config = config or checkpoints.config_of(saved, overrides)
     device = prepare(config.runtime)
     model = build_model(config, _condition_shape(saved, config))
     try:

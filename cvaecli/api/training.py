@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..errors import CvaeError, ReportedElsewhereError, UserError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
-from .loading import RUNS, TRAINING_ONLY, build_model, load_data, load_initial_weights, warn_of_unusable_gpu
+from .loading import RUNS, build_model, load_data, load_initial_weights, warn_of_unusable_gpu
 from .tensorboard import opened as opened_tensorboard
 from .tensorboard import require as require_tensorboard
 from .validation import save_strip, validate
@@ -257,19 +256,8 @@ def fit(run: Run, trainer: Trainer, data: VideoData, reporter: Reporter) -> Run:
         raise
     if world.leads:
         run.update_info(status="finished", steps=trainer.step, train_seconds=round(trainer.seconds, 1))
-    validate(run.path, reporter=reporter, overrides=_scoring(trainer.config), data=data, world=world)
+    validate(run.path, reporter=reporter, config=trainer.config, data=data, world=world)
     return run
-
-
-def _scoring(config: RunConfig) -> list[str]:
-    """Overrides that score a run as its config says now: its best checkpoint may be older than a resume."""
-    settings = {"eval": config.eval.model_dump(), "runtime": config.runtime.model_dump()}
-    return [
-        f"{name}={json.dumps(value)}"
-        for section, values in settings.items()
-        for key, value in values.items()
-        if (name := f"{section}.{key}") not in TRAINING_ONLY
-    ]
 
 
 def _consume(

@@ -47,6 +47,7 @@ def validate(
     swap: Swap | None = None,
     runs: Path = RUNS,
     reporter: Reporter | None = None,
+    config: RunConfig | None = None,
     data: VideoData | None = None,
     world: World = ALONE,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def validate(
         swap: give the predicted steps of every clip the next clip's actions, positions or whole conditions
             (the last clip takes the first one's). The given frames keep their own. The loss in PSNR shows
             how much the model uses them.
+        config: of the training that has just ended. A resume may have changed it since the best checkpoint.
         data: already loaded data of the same config.
         world: processes that each score their share of the clips.
 
@@ -73,7 +75,7 @@ def validate(
             apply.
     """
     reporter = reporter or Silent()
-    opened = open_run(run, overrides, runs, world)
+    opened = open_run(run, overrides, runs, world, config=config)
     home, config = opened.run, opened.config
     data = data or load_data(config, (split,), reporter, world)
     clips = _with_truth(data, split, config)
