@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import tools
 
 LAGS = (1, 10, 100)
 """Frames between two scores whose correlation is printed."""
@@ -68,16 +69,9 @@ def _arguments() -> argparse.Namespace:
 
 def _errors(run: str, overrides: list[str], split: str) -> tuple[np.ndarray, float]:
     """Errors ``[clips, frames, H, W, 3]`` in units of the data range, and the KL's weight."""
-    from cvaecli.api.loading import load_data, open_run
-    from cvaecli.api.prediction import Video, predicted
-    from cvaecli.reporter import Silent
-
-    _, _, config, model, device, _ = open_run(run, overrides)
-    clips = load_data(config, (split,), Silent()).splits[split]
-    T, P = min(clip.n_frames for clip in clips), config.data.n_past
-    pieces = list(predicted(model, [Video(clip, T) for clip in clips], config, device))
-    truth = np.stack([np.moveaxis(clip.frames[P:T], 1, -1) for clip in clips]).astype(np.float32)
-    return (truth - np.concatenate(pieces, 1)[:, P:]) / 255, config.kl.weight
+    config, truth, predicted = tools.truth_and_predictions(run, overrides, split)
+    P = config.data.n_past
+    return (truth[:, P:].astype(np.float32) - predicted[:, P:]) / 255, config.kl.weight
 
 
 def _correlation(scores: np.ndarray, lag: int) -> float:

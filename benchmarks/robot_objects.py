@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tools
 
 if TYPE_CHECKING:
     from cvaecli.synthetic.robot.world import World
@@ -32,19 +33,12 @@ FUTURES = 16
 
 def main() -> None:
     options = _arguments()
-    from cvaecli.api.loading import load_data, open_run
-    from cvaecli.api.prediction import Video, predicted
-    from cvaecli.reporter import Silent
-
     print(f"| {options.split} split | pixels of pushed objects | all other pixels | all |\n|---|---|---|---|")
     rows: dict[str, np.ndarray] = {}
     moved = None
     for run in options.runs:
-        home, _, config, model, device, _ = open_run(run, [])
-        clips = load_data(config, (options.split,), Silent()).splits[options.split]
-        P, n_future = config.data.n_past, config.data.n_future
-        T = clips[0].n_frames if n_future is None else P + n_future
-        truth = np.stack([np.moveaxis(clip.frames[:T], 1, -1) for clip in clips]) / 255
+        config, true, predicted = tools.truth_and_predictions(run, [], options.split)
+        P, truth = config.data.n_past, true / 255
         if moved is None:
             world = _World(options.split, truth)
             still, mean = world.still(P)[:, P:], world.mean()[:, P:]
@@ -52,9 +46,8 @@ def main() -> None:
             print(f"| share of the pixels | {moved.mean():.1%} | {1 - moved.mean():.1%} | 100 % |")
             print(_row("perfect arm, objects stay", still, truth[:, P:], moved))
             print(_row(f"mean of {FUTURES} other futures", mean, truth[:, P:], moved))
-        pieces = list(predicted(model, [Video(clip, T) for clip in clips], config, device))
-        frames = rows[home.path.name] = np.concatenate(pieces, 1)[:, P:] / 255
-        print(_row(home.path.name, frames, truth[:, P:], moved))
+        frames = rows[name := Path(run).name] = predicted[:, P:] / 255
+        print(_row(name, frames, truth[:, P:], moved))
     if options.strip:
         _strip(options.strip, P, truth[:, P:], rows, moved)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+
 from cvaecli.config.loading import load
 from cvaecli.config.schema import RunConfig
 from cvaecli.errors import CvaeError
@@ -35,6 +37,26 @@ def overrides(arguments: argparse.Namespace, *own: str) -> list[str]:
 def settings(arguments: argparse.Namespace, *own: str) -> RunConfig:
     """The config that the arguments name."""
     return load(arguments.config, overrides(arguments, *own))
+
+
+def truth_and_predictions(
+    run: str, words: Sequence[str], split: str
+) -> tuple[RunConfig, np.ndarray, np.ndarray]:
+    """A run's config, with the overrides ``words``; the clips of a split; and its predictions of them.
+
+    Both are uint8 ``[clips, frames, H, W, 3]`` and begin with the given frames. All clips end where the
+    shortest does or, if ``data.n_future`` is set, after so many predicted frames.
+    """
+    from cvaecli.api.loading import load_data, open_run
+    from cvaecli.api.prediction import Video, predicted
+    from cvaecli.reporter import Silent
+
+    _, _, config, model, device, _ = open_run(run, words)
+    clips, n_future = load_data(config, (split,), Silent()).splits[split], config.data.n_future
+    T = min(clip.n_frames for clip in clips) if n_future is None else config.data.n_past + n_future
+    truth = np.stack([np.moveaxis(clip.frames[:T], 1, -1) for clip in clips])
+    pieces = predicted(model, [Video(clip, T) for clip in clips], config, device)
+    return config, truth, np.concatenate(list(pieces), 1)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
