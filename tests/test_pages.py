@@ -564,7 +564,9 @@ def test_large_videos_are_made_small(tmp_path: Path) -> None:
     assert (sheet.frames[0], sheet.frames[-1]) == (0, 399)
 
 
-def test_a_video_of_another_checkpoint_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_of_another_checkpoint_is_not_shown_and_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, made = make_run(tmp_path / "a"), []
     metrics = run / "eval" / "val" / "metrics.json"
     summary = json.loads(metrics.read_text())
@@ -577,6 +579,7 @@ def test_a_video_of_another_checkpoint_is_made_again(tmp_path: Path, monkeypatch
         (run / "predictions").mkdir(exist_ok=True)
         given = {"truth": frames, "samples": frames[None, 1:], "first": np.array(1)}
         np.savez(run / "predictions" / "val-0-frames.npz", checkpoint=np.array(weights), **given)
+        assert (pictures.video_of(run, "val") is None) == bool(again)
         pages.add_frames([run], "val", 6)
         assert made == again
 

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evaluations import read_summary
 from ..files import replacing
 from ..pages.pictures import video_of
 from ..reporter import Reporter, Silent
-from ..tables import AbsentError
 
 
 def frames(run: Path, split: str, count: int, *, reporter: Reporter | None = None) -> Path:
@@ -62,13 +60,5 @@ def add_frames(runs: Sequence[Path], split: str, count: int, *, reporter: Report
     """Call ``frames`` for the runs that lack ``count`` frames by the checkpoint that was scored last."""
     for run in runs:
         video = video_of(run, split)
-        if video is None or len(video.prediction) < count or video.checkpoint != _scored(run, split):
+        if video is None or len(video.prediction) < count:
             frames(run, split, count, reporter=reporter)
-
-
-def _scored(run: Path, split: str) -> str:
-    """Fingerprint of the weights that were scored last; empty if there is no evaluation."""
-    try:
-        return str(read_summary(run, split)["protocol"]["checkpoint_fingerprint"])
-    except (AbsentError, KeyError):
-        return ""

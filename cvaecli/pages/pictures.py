@@ -18,7 +18,9 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ..errors import UserError
+from ..evaluations import read_summary
 from ..media.panels import strip
+from ..tables import AbsentError
 
 Frames = npt.NDArray[np.uint8]  # [T, H, W, 3]
 
@@ -37,7 +39,6 @@ class Video:
     prediction: Frames
     condition: Frames | None  # label images
     first: int  # number of the first predicted frame: earlier ones are given
-    checkpoint: str | None = None  # fingerprint of the weights; None if unknown
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,38 @@ def video_of(run: Path, split: str) -> Video | None:
 
     Reads the first that exists of ``<split>-0-frames.npz`` (from the option ``--frames``),
     ``<split>-0-futures.npz`` (from ``cvae plot samples``) and ``<split>-0-panels.gif`` (from
-    ``cvae export-gif``).
+    ``cvae export-gif``). Frames that other weights predicted than those scored last do not count.
 
     Raises:
         UserError: a damaged file.
     """
-    folder = run / "predictions"
+    folder, scored = run / "predictions", _scored(run, split)
     for kind in ("frames", "futures"):
         path = folder / f"{split}-0-{kind}.npz"
-        if path.is_file():
-            return _arrays(path)
+        if path.is_file() and (video := _arrays(path, scored)):
+            return video
     gif = folder / f"{split}-0-panels.gif"
     return _panels(gif) if gif.is_file() else None
 
 
-def _arrays(path: Path) -> Video:
+def _scored(run: Path, split: str) -> str | None:
+    """Fingerprint of the weights that were scored last, if it is known."""
+    try:
+        fingerprint: str | None = read_summary(run, split)["protocol"].get("checkpoint_fingerprint")
+    except AbsentError:
+        return None
+    return fingerprint
+
+
+def _arrays(path: Path, scored: str | None) -> Video | None:
+    """None if the file is by other weights than those scored."""
     try:
         with np.load(path, allow_pickle=False) as file:
+            if scored and "checkpoint" in file and str(file["checkpoint"]) != scored:
+                return None
             truth, first = file["truth"], int(file["first"])
             prediction = np.concatenate([truth[:first], file["samples"][0]])
-            checkpoint = str(file["checkpoint"]) if "checkpoint" in file else None
-            return Video(truth, prediction, file.get("condition"), first, checkpoint)
+            return Video(truth, prediction, file.get("condition"), first)
     except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged ({error})", "delete it, and make it again") from None
 
