@@ -326,7 +326,7 @@ FLAT = np.full(200, 30.0)
 @pytest.mark.parametrize(
     ("kl", "gap", "words"),
     [
-        (0.006, 0.0, "silent"),
+        (0.006, 0.0, "collapsed"),
         (
             20.0,
             0.8,

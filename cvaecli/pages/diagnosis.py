@@ -12,8 +12,8 @@ import numpy as np
 from ..tables import Array
 from .settings import signed
 
-SILENT = 0.1
-"""nats per frame: a latent that carries less is called silent."""
+COLLAPSED = 0.1
+"""nats per frame: a latent that carries less has collapsed."""
 WORTH = 0.1
 """dB: a smaller gap between posterior and prior counts as none."""
 DRIFT = 1.0
@@ -32,8 +32,8 @@ def latent(kl: float, gap: float) -> str:
     if not (np.isfinite(kl) and np.isfinite(gap)):
         return "It is not known whether the latent is used: KL or the posterior's PSNR is not finite."
     numbers = f"it carries {kl:.3g} nats per frame, and z from the posterior is worth {signed(gap)} dB"
-    if kl < SILENT:
-        return f"The latent is silent: {numbers}. The model predicts from frames and conditions alone."
+    if kl < COLLAPSED:
+        return f"The latent has collapsed: {numbers}. The model predicts from frames and conditions alone."
     if gap < WORTH:
         return f"The latent is filled but of little use: {numbers}. Its content does not show in the picture."
     return f"The latent is used: {numbers}. Predictions draw z from the prior and must do without that gain."

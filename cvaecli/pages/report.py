@@ -29,7 +29,7 @@ CAPTIONS = {
     "model was fed true frames or its own.",
     "beta": "The weight of the KL term during training.",
     "tfr": "The share of inputs that were true frames instead of the model's own predictions.",
-    "kl": "The information in the latent. Near zero the latent is silent.",
+    "kl": "The information in the latent. Near zero the latent has collapsed.",
     "gap": "What z from the posterior, which has seen the frame, adds to z from the prior. Where the curves "
     "meet, the latent says nothing about the frame.",
     "lr": "The learning rate during training.",
