@@ -38,6 +38,8 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
         UserError: the target cannot be written. Raised before the block runs.
         OSError: the content cannot be stored, for example because the disk is full.
     """
+    if target.is_dir() and not folder:
+        raise UserError(f"cannot write {target}: it is a folder")
     part = target.parent / f".{target.name}.{secrets.token_hex(4)}{SUFFIX}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

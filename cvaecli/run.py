@@ -109,7 +109,7 @@ class Run:
         except Timeout:
             raise UserError(
                 f"{self.path}: another process is training this run",
-                "wait for it or stop it; its process number is in run.json",
+                "wait for it or stop it",
             ) from None
         try:
             yield
@@ -276,11 +276,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     try:
-        rows = list(csv.DictReader(lines))
+        reader = csv.DictReader(lines)
+        rows, columns = list(reader), reader.fieldnames or ()
     except csv.Error as error:
         raise UserError(f"{path}: damaged: {error}", "correct or delete the file") from None
+    if rows and not {"step", "epoch"} <= set(columns):
+        raise UserError(
+            f"{path}: has no columns step and epoch, separated by commas", "correct or delete the file"
+        )
     # After a power failure the end of a file may consist of zero bytes.
-    return [row for row in rows if all((row.get(key) or "0").isdecimal() for key in ("step", "epoch"))]
+    return [row for row in rows if all((row[key] or "").isdecimal() for key in ("step", "epoch"))]
 
 
 def _now() -> str:

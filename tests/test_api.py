@@ -369,6 +369,8 @@ def test_a_dry_run_leaves_nothing_and_tells_sizes(
         report = api.dry_run(settings(data, *overrides))
         assert report["seconds_per_step"] > 0 and report["peak_memory_gb"] > 0
     assert report["steps"] == 1
+    limited = api.dry_run(settings(data, "train.epochs=100000", "train.max_minutes=2"))
+    assert limited["estimated_minutes"] == 2
     assert report["splits"]["train"] == {"clips": 1, "frames": 20, "shortest": 20, "longest": 20}
     assert report["frame_shape"] == [3, 12, 12] and report["batch"] == [2, 4]
     assert not list(tmp_path.iterdir())

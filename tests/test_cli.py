@@ -191,6 +191,8 @@ def test_predict_in_every_form(here: Path, tmp_path: Path) -> None:
 
 def test_predict_goes_into_the_run_when_not_told_where(here: Path) -> None:
     assert written(cvae("predict", "a")) == [Path("runs/a/predictions/test-0.gif")]
+    own = Path("runs/a/predictions/mine.npz")
+    assert written(cvae("predict", "a", "--out", own)) == [own]
     paths = json.loads(cvae("predict", "a", "--sequence", "all", "--split", "test", "--json").good().out)[
         "written"
     ]

@@ -46,6 +46,13 @@ def test_a_folder_replaces_an_empty_one_only(tmp_path: Path) -> None:
     assert names(target) == {"mine"} and names(tmp_path) == {"frames"}
 
 
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match="x: it is a folder"), replacing(tmp_path / "x"):
+        raise AssertionError("the work is not done first")
+    assert names(tmp_path) == {"x"}
+
+
 def test_the_content_is_on_the_disk_before_the_move_and_the_move_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

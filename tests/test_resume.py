@@ -243,6 +243,20 @@ def test_an_interrupted_validation_is_repeated(data: Path, whole: Run, tmp_path:
     assert_runs_equal(api.resume("a", runs=tmp_path), whole)
 
 
+@pytest.mark.parametrize("steps", [7, 10])
+def test_the_validation_of_a_training_that_is_cut_short_is_repeated(
+    data: Path, tmp_path: Path, steps: int
+) -> None:
+    """Within the second epoch, and at its end."""
+    config = settings(data, f"train.max_steps={steps}")
+    whole = api.train(config, name="whole", runs=tmp_path)
+    with pytest.raises(InterruptedRun):
+        api.train(config, name="a", runs=tmp_path, reporter=InterruptsValidation(2))
+    run = api.resume("a", runs=tmp_path)
+    assert len(read_rows(run.path / "metrics.csv")) == 2
+    assert_runs_equal(run, whole)
+
+
 def test_saving_within_epochs_changes_nothing(data: Path, whole: Run, tmp_path: Path) -> None:
     config = settings(data, "train.save_minutes=1e-9")
     assert_runs_equal(api.train(config, name="a", runs=tmp_path), whole)
@@ -377,10 +391,20 @@ def test_more_epochs_that_move_nothing_are_as_if_asked_for_at_once(data: Path, t
 
 def test_another_batch_size_is_another_training(whole: Run, tmp_path: Path) -> None:
     copy = Run(Path(shutil.copytree(whole.path, tmp_path / "whole")))
-    reporter = Warnings()
-    api.resume(copy.path, ["train.batch_size=2"], reporter=reporter)
+    before, reporter = (copy.path / "config.yaml").read_text(), Warnings()
+    with pytest.raises(UserError, match=r"train.batch_size 1 -> 2: no effect, all 20 steps are done"):
+        api.resume(copy.path, ["train.batch_size=2"])
+    assert (copy.path / "config.yaml").read_text() == before and copy.info()["status"] == "finished"
+    api.resume(copy.path, ["train.batch_size=2", "train.epochs=5"], reporter=reporter)
     assert "train.batch_size 1 -> 2" in reporter.lines[0]
-    assert copy.info()["schedule_changes"][0]["changed"] == {"train.batch_size": [1, 2]}
+    assert copy.info()["schedule_changes"][0]["changed"]["train.batch_size"] == [1, 2]
+
+
+def test_a_training_goes_on_from_its_last_checkpoint_only(whole: Run) -> None:
+    for name in ("best", "previous"):
+        with pytest.raises(UserError, match=f"{name}.pt: a training goes on from last.pt only") as caught:
+            api.resume(whole.checkpoint_path(name))
+        assert f"train.init={whole.checkpoint_path(name)}" in caught.value.hint
 
 
 def test_another_protocol_chooses_a_new_best(data: Path, tmp_path: Path) -> None:

@@ -187,6 +187,15 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
         assert [row["step"] for row in read_rows(run.path / name)] == ["1", "2", "3", "4"]
 
 
+def test_a_table_saved_by_another_program_is_refused_or_its_odd_lines_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text("step;epoch\n1;0\n")
+    with pytest.raises(UserError, match="no columns step and epoch"):
+        read_rows(path)
+    path.write_text("step,epoch,loss\n1,0,2\n,0,2\n3,,2\n4\n5,1,2\n")
+    assert [row["step"] for row in read_rows(path)] == ["1", "5"]
+
+
 def test_a_table_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "none.csv") == []
     (tmp_path / "empty.csv").touch()

@@ -108,8 +108,8 @@ def predict(
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     chosen = dict(_chosen(data, split, sequence))
+    several = len(chosen) > 1 or out is None
     out = home.path / "predictions" / f"{split}.gif" if out is None else Path(out)
-    several = len(chosen) > 1 or out.parent == home.path / "predictions"
     jobs, row = [], 0
     for number, clip in _chosen(data, split, "all") if submission else chosen.items():
         n = _length(clip, frames, config)

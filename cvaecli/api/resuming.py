@@ -42,16 +42,21 @@ def resume(
     later ones.
 
     Args:
-        run: see ``run.find``.
+        run: see ``run.find``; as a checkpoint only ``last.pt``.
         overrides: of train.*, eval.*, runtime.* and data.root; the data must be the same.
 
     Raises:
         UserError: nothing to resume, different data, another process trains this run, or an override changes
-            any other key.
+            any other key, or the training of a run that has none left.
     """
     reporter = reporter or Silent()
     with one_report_per_machine():
         home = find_run(run, runs)
+        if Path(run).suffix == ".pt" and Path(run).name != "last.pt":
+            raise UserError(
+                f"{run}: a training goes on from last.pt only",
+                f"--resume {home.path}, or start a new run from these weights: train.init={run}",
+            )
         # Several processes must connect before they read the checkpoint.
         device = load(home.path / "config.yaml", overrides).runtime.device if several() else "auto"
     with join(device) as world:
@@ -63,6 +68,7 @@ def resume(
             before, config = checkpoints.config_of(saved), checkpoints.config_of(saved, overrides)
             world.once(lambda: _check_changes(home, before, config, reporter))
             data, trainer = prepared(config, reporter, world, saved)
+            world.once(lambda: _refuse_without_effect(before, trainer))
             world.once(lambda: _note_resumption(home, trainer, reporter))
             world.once(lambda: _record_changes(home, before, trainer, data, reporter))
             return fit(home, trainer, data, reporter)
@@ -121,6 +127,24 @@ def _refuse(changed: Mapping[str, Sequence[Any]], where: str) -> None:
             f"{where}: {_listed(fixed)}: fixed by the training, cannot be changed when it is resumed",
             f"these can: {', '.join(p + '*' if p.endswith('.') else p for p in CHANGEABLE)}; for "
             "another model start a new run",
+        )
+
+
+def _refuse_without_effect(before: RunConfig, trainer: Trainer) -> None:
+    """
+    Raises:
+        UserError: no step is left that would use the changed settings of the training.
+    """
+    asked = changes(before, trainer.config)
+    unused = {
+        key: values
+        for key, values in asked.items()
+        if key.startswith("train.") and key.removeprefix("train.") not in HARMLESS
+    }
+    if trainer.finished and unused:
+        raise UserError(
+            f"{_listed(unused)}: no effect, all {trainer.step} steps are done",
+            "raise train.epochs or a stop to train longer",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,12 +89,14 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
     # epoch: it ends with a whole validation.
     wanted = WARM_UP + 2 if trainer.graphs else 3
     count = min(wanted, trainer.sampler.steps(0), config.train.max_steps or total)
+    measure.reset_peak_memory(device)  # a sweep does several dry runs in one process
     times = [time.perf_counter()]
     for _ in itertools.islice(trainer.events(), count):
         device.synchronize()
         times.append(time.perf_counter())
     seconds = times[-1] - times[-2]
     steps = min(total, config.train.max_steps or total)
+    minutes = min(seconds * steps / 60, config.train.max_minutes or math.inf)
     train_clips = data.splits["train"]
     return {
         "model": config.model_name,
@@ -109,7 +112,7 @@ def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.world.size,
         "steps": steps,
         "seconds_per_step": round(seconds, 4),
-        "estimated_minutes": round(seconds * steps / 60, 1),
+        "estimated_minutes": round(minutes, 1),
         **measure.memory_gb(device),
     }
 

@@ -119,6 +119,7 @@ class Trainer:
         self._terms = TermRecord(device.torch, config.train.max_skips)
         self._forced_sum = 0.0  # sum of the forced shares of this epoch's steps
         self._interpolated = False  # whether this epoch's weights are already interpolated
+        self._ended = True  # whether the last EpochEvent covers all steps done
         self._kl_scale = kl_scale(config, model, train[0].frames.shape[1:])
         self._loss = Loss(self.model, config, device, self._split, self.total_steps)
         self.graphs = config.runtime.graphs and device.torch.type == "cuda" and world.size == 1
@@ -145,8 +146,8 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """All epochs are done, or a configured stop is reached."""
-        return self.epoch >= self.config.train.epochs or self._stopped()
+        """All epochs are done, or a configured stop is reached and the steps before it are validated."""
+        return self.epoch >= self.config.train.epochs or (self._ended and self._stopped())
 
     @property
     def skipped(self) -> int:
@@ -200,7 +201,7 @@ class Trainer:
         self.model.train()
         steps, log_every = self.sampler.steps(self.epoch), self.config.train.log_every
         last_report, clock, batches = self.step, self.seconds, self._batches()
-        while self.step_in_epoch < steps:
+        while self.step_in_epoch < steps and not self._stopped():
             terms = rate = None
             skips: Sequence[str] = ()
             with self._agreement.timing():  # from asking for the batch; a report waits for the device
@@ -210,6 +211,7 @@ class Trainer:
                 self._terms.add(self._train_step(batch, scheduled, coins))
                 self.step += 1
                 self.step_in_epoch += 1
+                self._ended = False
                 forced_share = sum(coins) / len(coins)
                 self._forced_sum += forced_share
                 if self.step % log_every == 0 or self.step_in_epoch == steps or self.step == 1:
@@ -233,7 +235,7 @@ class Trainer:
             )
             if self._agreement.due(self.step):
                 self._agree()
-            if self._stopped() or self.interrupted:
+            if self.interrupted:
                 return
 
     def _batches(self) -> Iterator[Batch]:
@@ -285,6 +287,7 @@ class Trainer:
             if self.interrupted:
                 return None
             best = evaluation is not None and self._add_validation(row, evaluation)
+        self._ended = True
         if complete:
             self.epoch, self.step_in_epoch, self._forced_sum = epoch + 1, 0, 0.0
             self._terms.clear()
@@ -393,6 +396,7 @@ class Trainer:
             "protocol": self.config.eval.scored(),
             "forced_sum": self._forced_sum,
             "blended": self._interpolated,
+            "ended": self._ended,
             "optimizer": self.optimizer.state_dict(),
             "weights": self.model.state_dict(),
             **(self._starts.state_dict() if self.step_in_epoch else {}),
@@ -421,6 +425,7 @@ class Trainer:
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self._agreement.restart(self.step, state["seconds"])
         self._forced_sum, self._interpolated = state["forced_sum"], state["blended"]
+        self._ended = state.get("ended", True)
         self._starts.load_state_dict(state)
         # A PSNR of another protocol is not comparable: the next validation becomes the best so far.
         alike = self.config.eval.scored() == EvalConfig().scored() | state["protocol"]

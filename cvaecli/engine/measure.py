@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -118,6 +119,14 @@ def memory_gb(device: Device) -> dict[str, float]:
     if device.torch.type == "cuda":
         found["reserved_memory_gb"] = round(torch.cuda.max_memory_reserved(device.torch) / 1e9, 3)
     return found
+
+
+def reset_peak_memory(device: Device) -> None:
+    """Let ``memory_gb`` count from now on: on CUDA, and on Linux."""
+    if device.torch.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device.torch)
+    with contextlib.suppress(OSError):  # another system, or not allowed
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM becomes what is in use now; see proc(5)
 
 
 def process_age() -> float | None:
