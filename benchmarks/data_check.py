@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cvaecli import data
+from cvaecli.data.loading import check
 
 
 def write(root: Path, split: str, pairs: int, height: int, width: int) -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         write(root, "train", given.pairs - val, given.height, given.width)
         write(root, "val", val, given.height, given.width)
         wall, own = time.perf_counter(), time.process_time()
-        report = data.check(root, height=given.height, width=given.width)
+        report = check(root, height=given.height, width=given.width)
         wall, own = time.perf_counter() - wall, time.process_time() - own
     assert report.ok, report.faults
     print(f"{given.pairs} pairs of {given.width}x{given.height}: {wall:.1f} s, {own:.1f} s of processor time")

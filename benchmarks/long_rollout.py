@@ -55,7 +55,7 @@ def _predict(options: argparse.Namespace) -> None:
     from cvaecli import load_config, media
     from cvaecli.api.loading import build_model, load_data
     from cvaecli.api.prediction import Video, predicted
-    from cvaecli.data import Clip
+    from cvaecli.data.clip import Clip
     from cvaecli.engine.device import prepare
     from cvaecli.media.background import Consumer
     from cvaecli.reporter import Silent

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvaecli.data import load
+from cvaecli.data.loading import load
 from cvaecli.data.robot import tfrecord
 
 FRAMES, SIDE, PER_FILE = 30, 64, 256

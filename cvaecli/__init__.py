@@ -30,23 +30,9 @@ __all__ = [
 ]
 
 _HOME = {
+    **{name: ("api", name) for name in __all__},
     "RunConfig": ("config.schema", "RunConfig"),
     "load_config": ("config.loading", "load"),
-    **{
-        name: ("api", name)
-        for name in (
-            "bench",
-            "convert",
-            "dry_run",
-            "export",
-            "export_gif",
-            "plot",
-            "predict",
-            "resume",
-            "train",
-            "validate",
-        )
-    },
 }
 
 

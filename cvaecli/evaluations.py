@@ -42,11 +42,6 @@ def folder_of(run: Path, split: str = "val") -> Path:
     return run / "eval" / split
 
 
-def splits_of(run: Path) -> list[str]:
-    """The evaluations that a run has, by name: ``test``, ``val``, ``val-swapped-actions``..."""
-    return sorted(path.parent.name for path in run.glob("eval/*/metrics.json"))
-
-
 def command_for(run: Path, split: str = "val") -> str:
     """The command that makes this evaluation."""
     split, _, swapped = split.partition(SWAPPED)

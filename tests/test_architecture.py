@@ -15,7 +15,7 @@ import cvaecli
 import cvaecli.models
 from cvaecli import api
 from cvaecli.config import loading as config
-from cvaecli.data import KINDS
+from cvaecli.data.kinds import KINDS
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.engine.fit import StepEvent, Trainer
 

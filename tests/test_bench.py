@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +205,19 @@ def test_peak_memory_is_of_this_process() -> None:
     size = int(before) // 2
     held = torch.ones(size, dtype=torch.uint8)
     assert measure.peak_memory(CPU) >= before > 1e7 and held.numel() == size
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_the_peak_memory_can_be_counted_anew() -> None:
+    """In a process of its own: a used one may keep the memory that was given back."""
+    code = (
+        "import torch\nfrom cvaecli.engine import measure\nfrom cvaecli.engine.device import Device\n"
+        "cpu = Device(torch.device('cpu'), False)\n"
+        "held = torch.ones(300_000_000, dtype=torch.uint8)\nbefore = measure.peak_memory(cpu)\ndel held\n"
+        "measure.reset_peak_memory(cpu)\nprint(before - measure.peak_memory(cpu))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(told.stdout) > 200e6
 
 
 def test_the_age_of_the_process_grows() -> None:

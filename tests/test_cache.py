@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvaecli.data import cache, images, load
+from cvaecli.data import cache, images
 from cvaecli.data.cache import Rows
 from cvaecli.data.clip import Clip, VideoData
+from cvaecli.data.loading import load
 from cvaecli.errors import CvaeError, DataError
 
 MakeSet = Callable[..., Path]

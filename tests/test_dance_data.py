@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvaecli.data import VideoData, check, images, load
+from cvaecli.data import images
+from cvaecli.data.clip import VideoData
 from cvaecli.data.dance import cuts
+from cvaecli.data.loading import check, load
 from cvaecli.errors import DataError, UserError
 
 MakeSet = Callable[..., Path]

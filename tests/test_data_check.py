@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cvaecli.data import Report, check, load
+from cvaecli.data.loading import check, load
+from cvaecli.data.report import Report
 from cvaecli.errors import DataError
 
 MakeSet = Callable[..., Path]

@@ -19,8 +19,8 @@ from helpers import cvae, in_one_line
 import cvaecli
 from cvaecli.config import loading as config
 from cvaecli.config.schema import DataConfig
-from cvaecli.data import KINDS, load
-from cvaecli.data.kinds import parts
+from cvaecli.data.kinds import KINDS, parts
+from cvaecli.data.loading import load
 from cvaecli.errors import UserError
 
 MakeSet = Callable[..., Path]
@@ -100,7 +100,7 @@ def test_a_cached_built_in_set_imports_no_generator(name: str, monkeypatch: pyte
     made = load(None, kind=name, height=16, width=20)
     assert made.condition_parts == KINDS[name].condition_parts
     code = (
-        "import sys\nfrom cvaecli.data import load\n"
+        "import sys\nfrom cvaecli.data.loading import load\n"
         f"print(load(None, kind={name!r}, height=16, width=20).fingerprint)\n"
         "print([name for name in sys.modules if name.startswith('cvaecli.synthetic.')])"
     )
@@ -151,7 +151,7 @@ built_in = BuiltIn("toy_kind", 6, {"train": 1, "val": 1, "test": 1})
 KINDS["toy"] = Kind("toy_kind:Toy", built_in, 8, 12, n_future=3)
 
 from cvaecli.config import loading
-from cvaecli.data import kind_of, load
+from cvaecli.data.loading import kind_of, load
 assert loading.load("quickstart", ["data.kind=toy"]).data.n_future == 3
 root = Path(ROOT)
 assert kind_of(root) == "toy"
@@ -178,7 +178,7 @@ def test_another_version_of_a_reader_converts_again(dance_set: MakeSet, tmp_path
     """A change in a reader, or in the decoder that all readers share, makes older cache entries unused."""
     root = dance_set(size=(24, 20), label_size=(24, 20))
     code = (
-        "from pathlib import Path\nfrom cvaecli.data import load\n"
+        "from pathlib import Path\nfrom cvaecli.data.loading import load\n"
         f"data = load(Path({str(root)!r}), height=10, width=12)\n"
         "print(data.converted, data.fingerprint)"
     )

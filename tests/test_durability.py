@@ -24,7 +24,8 @@ from PIL import Image
 from cvaecli import api, checkpoint, tensor_files
 from cvaecli.api import prediction, training, validation
 from cvaecli.config.schema import RunConfig
-from cvaecli.data import check, images
+from cvaecli.data import images
+from cvaecli.data.loading import check
 from cvaecli.engine.fit import StepEvent
 from cvaecli.errors import CvaeError, UserError
 from cvaecli.reporter import Silent

@@ -15,7 +15,8 @@ import torch
 from helpers import cvae
 from PIL import Image
 
-from cvaecli import data, media
+from cvaecli import media
+from cvaecli.data.loading import check, load
 from cvaecli.errors import UserError
 from cvaecli.importing import detector, drawing, importer, keypoints, quality, skeletons, textures
 from cvaecli.importing.film import Shot, open_film
@@ -78,8 +79,8 @@ def test_a_film_becomes_a_set_that_training_takes(film: Path, points: Path, tmp_
     assert report.warnings == [] and report.summary[0].startswith(
         "24 frames of 48x32, 10 a second: 20 train, 4 val"
     )
-    assert data.check(out, height=32, width=48).faults == []
-    loaded = data.load(out, height=32, width=48, need=("train", "val", "test"))
+    assert check(out, height=32, width=48).faults == []
+    loaded = load(out, height=32, width=48, need=("train", "val", "test"))
     assert [clip.name for clips in loaded.splits.values() for clip in clips] == [
         "train/0-19",
         "val/20-23",

@@ -297,13 +297,6 @@ def test_save_png_and_parents(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def test_to_uint8() -> None:
-    x = [-1.0, 0.0, 0.4 / 255, 0.6 / 255, 0.5, 1.0, 2.0, np.nan, np.inf]
-    np.testing.assert_array_equal(media.to_uint8(x), [0, 0, 0, 1, 128, 255, 255, 0, 255])
-    values = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(media.to_uint8(values / np.float32(255)), values)
-
-
 def test_enlarge() -> None:
     frame = next(video(1, 3, 4))
     big = panels.enlarge(frame, 3)

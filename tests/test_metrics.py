@@ -11,6 +11,13 @@ from torch import Tensor
 from cvaecli import metrics
 
 
+def test_a_prediction_as_bytes() -> None:
+    x = torch.tensor([-1.0, 0.0, 0.4 / 255, 0.6 / 255, 0.5, 1.0, 2.0, torch.nan, torch.inf])
+    assert metrics.as_bytes(x).tolist() == [0, 0, 0, 1, 128, 255, 255, 0, 255]
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(metrics.as_bytes(values / 255), values)
+
+
 def pair(height: int = 20, width: int = 26, noise: float = 0.1) -> tuple[Tensor, Tensor]:
     """(prediction, truth) ``[2, 3, 3, H, W]``: smooth pictures, and the same with noise, within [0, 1]."""
     generator = torch.Generator().manual_seed(3)

@@ -14,8 +14,9 @@ from PIL import Image
 from cvaecli.api.loading import load_data
 from cvaecli.api.training import build_trainer
 from cvaecli.config import loading as configs
-from cvaecli.data import KINDS, Clip, check, kind_of, load
-from cvaecli.data.clip import first_frames
+from cvaecli.data.clip import Clip, first_frames
+from cvaecli.data.kinds import KINDS
+from cvaecli.data.loading import check, kind_of, load
 from cvaecli.data.robot import Robot, condition_stats, shifted_condition
 from cvaecli.data.robot.folders import natural
 from cvaecli.errors import DataError, UserError

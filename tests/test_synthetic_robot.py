@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from helpers import cvae
 
-from cvaecli.data import check, load
 from cvaecli.data.clip import Clip
+from cvaecli.data.loading import check, load
 from cvaecli.errors import UserError
 from cvaecli.synthetic import robot as synthetic
 from cvaecli.synthetic.robot import world

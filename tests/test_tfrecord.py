@@ -17,8 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvaecli.data import VideoData, cache, check, load
+from cvaecli.data import cache
+from cvaecli.data.clip import VideoData
 from cvaecli.data.images import File
+from cvaecli.data.loading import check, load
 from cvaecli.data.robot import tfrecord
 from cvaecli.data.robot.bair_record import BairRecord
 from cvaecli.data.robot.records import Conversion, Records

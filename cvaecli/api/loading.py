@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import checkpoint as checkpoints
-from .. import data as sources
 from .. import models
 from ..config.schema import RunConfig
+from ..data import loading as sources
 from ..data.clip import VideoData
 from ..data.report import capped
 from ..engine.batches import sampling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from ..errors import UserError
 from ..launch import one_report_per_machine, several
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment, find_run
-from ..schedules import beta, learning_rate, tfr
+from ..schedules import Scheduled
 from .loading import RUNS
 from .training import fit, in_use, prepared
 
@@ -259,10 +260,4 @@ class _Timeline(NamedTuple):
                 step += 1
 
     def at(self, step: int, epoch: int) -> dict[str, float]:
-        config, total = self.config, self.total
-        forcing = config.teacher_forcing
-        return {
-            "beta": beta(config.kl, step, epoch, total_steps=total, epochs=config.train.epochs),
-            "tfr": tfr(forcing, epoch) if forcing else 0.0,
-            "lr": learning_rate(config.optim, step, epoch, total_steps=total),
-        }
+        return asdict(Scheduled.at(self.config, step, epoch, self.total))

@@ -51,14 +51,7 @@ def event_step(event: Event) -> int:
 
 def _points(event: Event) -> Iterator[tuple[str, float]]:
     """(name, value): columns of steps.csv as ``step/...``, those of metrics.csv under their own names."""
-    if isinstance(event, StepEvent):
-        if event.terms is None:
-            return
-        yield from ((f"step/{name}", value) for name, value in event.terms.items())
-        for name in ("beta", "tfr", "forced", "lr", "frames_per_s"):
-            if (value := getattr(event, name)) is not None:
-                yield f"step/{name}", value
-        return
-    for name, value in event.row.items():
+    kind = "step" if isinstance(event, StepEvent) else "epoch"
+    for name, value in (event.row or {}).items():
         if value is not None and name not in ("epoch", "step", "time"):
-            yield name if "/" in name else f"epoch/{name}", value
+            yield name if "/" in name else f"{kind}/{name}", value

@@ -379,19 +379,8 @@ def _lost_process_reported(run: Run, world: World) -> Iterator[None]:
 def _log_step(run: Run, trainer: Trainer, event: StepEvent) -> None:
     if event.skips:
         run.update_info(skipped_steps=trainer.skipped)
-    if event.terms is not None:
-        run.add_step(
-            {
-                "step": event.step,
-                "epoch": event.epoch,
-                **event.terms,
-                "beta": event.beta,
-                "tfr": event.tfr,
-                "forced": event.forced,
-                "lr": event.lr,
-                "frames_per_s": event.frames_per_s,
-            }
-        )
+    if event.row is not None:
+        run.add_step(event.row)
 
 
 def _log_epoch(run: Run, trainer: Trainer, data: VideoData, event: EpochEvent) -> None:

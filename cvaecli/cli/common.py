@@ -57,11 +57,12 @@ def only_overrides(arguments: list[str] | None) -> list[str]:
     return overrides
 
 
-def one_run(runs: list[str]) -> str | None:
-    """The one RUN of a command, or None."""
+def run_and_overrides(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """The one RUN of a command, or None, and the overrides."""
+    runs, overrides = split_arguments(arguments)
     if len(runs) > 1:
         raise typer.BadParameter(f"one RUN at most, not {len(runs)}: {' '.join(runs)}")
-    return runs[0] if runs else None
+    return (runs[0] if runs else None), overrides
 
 
 @contextmanager

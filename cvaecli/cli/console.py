@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -98,6 +99,14 @@ class Terminal:
     def data(self, values: Mapping[str, Any]) -> None:
         """Print one JSON object on stdout."""
         self.out.print_json(json.dumps(values), indent=2)
+
+    def written(self, paths: Iterable[Path], **more: Any) -> None:
+        """Print the files that a command wrote; ``more`` goes into the JSON object."""
+        if self.as_json:
+            self.data({"written": [str(path) for path in paths], **more})
+        else:
+            for path in paths:
+                self.result(str(path))
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False

@@ -92,10 +92,7 @@ def synth(
         counts = {"frames": frames, "train": train_clips, "test": test_clips}
         given = {name: value for name, value in {**counts, **own}.items() if value is not None}
         import_module(built_in.module).write(out, **sizes, seed=seed, **given)
-        if as_json:
-            console.data({"written": [str(out)]})
-        else:
-            console.result(str(out))
+        console.written([out])
 
 
 @app.command()
@@ -118,7 +115,7 @@ def check(
     """Read a whole data set and report every fault at once, one line each. Exits with status 2 if there are
     any."""
     with terminal(quiet, as_json, debug) as console:
-        from .. import data
+        from ..data import loading as data
 
         chosen = kind or data.kind_of(root) or DEFAULT
         if kind is None and chosen != DEFAULT:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, RunAndOverrides, run_and_overrides, terminal
 
 
 def demo(
@@ -27,8 +27,7 @@ def demo(
     Example: cvae demo exp1 --port 9000
     """
     with terminal(quiet, as_json, debug) as console:
-        runs, overrides = split_arguments(arguments)
-        run = one_run(runs)
+        run, overrides = run_and_overrides(arguments)
         from ..api.demo import Stage
         from ..api.demo_server import DemoServer
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, RunAndOverrides, run_and_overrides, terminal
 
 
 def export(
@@ -28,8 +28,7 @@ def export(
     Example: cvae export exp1 --format onnx --format safetensors
     """
     with terminal(quiet, as_json, debug) as console:
-        runs, overrides = split_arguments(arguments)
-        run = one_run(runs)
+        run, overrides = run_and_overrides(arguments)
         from .. import api
 
         found = api.export(run, overrides, formats=formats or ["onnx"], out=out, reporter=console)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, RunAndOverrides, run_and_overrides, terminal
 
 
 def export_gif(
@@ -33,8 +33,7 @@ def export_gif(
 ) -> None:
     """Write truth, prediction and condition side by side, captioned, as a GIF."""
     with terminal(quiet, as_json, debug) as console:
-        runs, overrides = split_arguments(arguments)
-        run = one_run(runs)
+        run, overrides = run_and_overrides(arguments)
         from .. import api
 
         path = api.export_gif(
@@ -48,7 +47,4 @@ def export_gif(
             scale=scale,
             reporter=console,
         )
-        if as_json:
-            console.data({"written": [str(path)], "data": console.source})
-        else:
-            console.result(str(path))
+        console.written([path], data=console.source)

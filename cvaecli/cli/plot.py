@@ -86,8 +86,4 @@ def plot(
                 samples=samples,
                 reporter=console,
             )
-        if as_json:
-            console.data({"written": [str(path) for path in written]})
-        else:
-            for path in written:
-                console.result(str(path))
+        console.written(written)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, RunAndOverrides, run_and_overrides, terminal
 
 
 def predict(
@@ -50,8 +50,7 @@ def predict(
     Example: cvae predict exp1 --frames 630 --out seq.gif
     """
     with terminal(quiet, as_json, debug) as console:
-        runs, overrides = split_arguments(arguments)
-        run = one_run(runs)
+        run, overrides = run_and_overrides(arguments)
         if sequence != "all" and not sequence.isdecimal():
             raise typer.BadParameter(f"--sequence {sequence}: must be a number or 'all'")
         from .. import api
@@ -70,8 +69,4 @@ def predict(
             scale=scale,
             reporter=console,
         )
-        if as_json:
-            console.data({"written": [str(path) for path in written], "data": console.source})
-        else:
-            for path in written:
-                console.result(str(path))
+        console.written(written, data=console.source)

@@ -46,8 +46,4 @@ def report(
             from ..api.pages import add_frames
 
             add_frames([folder], split, frames, reporter=console)
-        path = pages.write(folder, out, split)
-        if as_json:
-            console.data({"written": [str(path)]})
-        else:
-            console.result(str(path))
+        console.written([pages.write(folder, out, split)])

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import AsJson, Debug, Quiet, RunAndOverrides, one_run, split_arguments, terminal
+from .common import AsJson, Debug, Quiet, RunAndOverrides, run_and_overrides, terminal
 from .console import Terminal
 
 Swap = Literal["actions", "positions", "conditions"]
@@ -30,8 +30,7 @@ def validate(
 ) -> None:
     """Score a run: PSNR and SSIM of rollout and one-step predictions, trivial predictors, KL."""
     with terminal(quiet, as_json, debug) as console:
-        runs, overrides = split_arguments(arguments)
-        run = one_run(runs)
+        run, overrides = run_and_overrides(arguments)
         if samples is not None:
             overrides.append(f"eval.samples={samples}")
         from .. import api

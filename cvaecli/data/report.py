@@ -44,11 +44,11 @@ def capped(lines: Sequence[str], where: str) -> list[str]:
     return [*lines[:LISTED], f"{where}: and {len(lines) - LISTED} more like these"]
 
 
-def spans(numbers: Sequence[int], step: int = 1) -> str:
+def spans(numbers: Sequence[int]) -> str:
     """Sorted numbers as short text, e.g. ``0-7, 9, 12-20``; long lists end in a count."""
     runs: list[list[int]] = []
     for number in numbers:
-        if runs and number == runs[-1][1] + step:
+        if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])

@@ -54,6 +54,14 @@ class StepEvent:
     frames_per_s: float | None  # predicted frames per second of training since the last report
     skips: Sequence[str] = ()
 
+    @property
+    def row(self) -> dict[str, float | int | None] | None:
+        """The row of ``steps.csv``; None between two reports."""
+        if self.terms is None:
+            return None
+        names = ("beta", "tfr", "forced", "lr", "frames_per_s")
+        return {"step": self.step, "epoch": self.epoch, **self.terms, **{n: getattr(self, n) for n in names}}
+
 
 @dataclass(frozen=True)
 class EpochEvent:

@@ -105,7 +105,7 @@ class Loss(nn.Module):
         Args:
             batch: this process's rows, ``Split.mine``.
         """
-        split, noisy = self._split, noisy_inputs(self._config.teacher_forcing, forced, self.model.parallel)
+        split, noisy = self._split, noisy_inputs(self._config.teacher_forcing, forced)
         rows, local = split.micro_batch(n), split.local_micro_batch(n)
 
         def group(where: range, numbers: range, count: int, purpose: str, posterior_rows: int) -> Group:

@@ -37,15 +37,14 @@ def forced(
     return [bool(coin < ratio) for coin in coins]
 
 
-def noisy_inputs(forcing: TeacherForcingConfig | None, forced: Sequence[bool], parallel: bool) -> list[bool]:
+def noisy_inputs(forcing: TeacherForcingConfig | None, forced: Sequence[bool]) -> list[bool]:
     """For each step but the first, whether ``teacher_forcing.noise`` is added to its input: always if the
     input contains a prediction.
 
     Args:
         forced: see ``Feed``.
-        parallel: whether the model predicts all steps together.
     """
-    if forcing is None or parallel or not forcing.noise:
+    if forcing is None or not forcing.noise:
         return [False] * (len(forced) - 1)
     return [not (is_forced and forcing.mode == "replace") for is_forced in forced[1:]]
 

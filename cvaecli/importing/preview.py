@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .. import data, media
+from .. import media
 from ..data.clip import Clip
 from ..data.images import ImageError, decode, list_pictures
 from ..data.kinds import Progress
+from ..data.loading import load
 from ..errors import UserError
 from ..files import write_csv
 from ..media.panels import Frame
@@ -50,7 +51,7 @@ def preview(root: Path, out: Path, progress: Progress | None = None) -> Preview:
         UserError: the data set cannot be used, or the folder cannot be written.
     """
     height, width = _frame_size(root)
-    splits = data.load(root, kind="dance", height=height, width=width, progress=progress).splits
+    splits = load(root, kind="dance", height=height, width=width, progress=progress).splits
     quality = measure(root, splits)
     sheet = media.save_png(out / "sheet.png", _sheet(splits))
     clips = [clip for split in ("train", "val") for clip in splits[split]]

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import UserError
 from ..files import replacing
@@ -29,7 +28,6 @@ __all__ = [
     "save_png",
     "side_by_side",
     "strip",
-    "to_uint8",
     "write",
 ]
 
@@ -105,13 +103,6 @@ def write(
 def default_scale(width: int, height: int, size: int = VIDEO_SIZE) -> int:
     """The largest whole factor that keeps both sides within ``size`` pixels; at least 1."""
     return max(1, size // max(width, height))
-
-
-def to_uint8(x: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """``round(255 * clip(x, 0, 1))`` as uint8, any shape. NaN becomes 0: a diverged pixel is black."""
-    values = np.nan_to_num(np.asarray(x, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-    scaled: npt.NDArray[np.float32] = np.rint(255.0 * np.clip(values, 0.0, 1.0))
-    return scaled.astype(np.uint8)
 
 
 def _format(out: str | Path) -> str:

@@ -12,7 +12,7 @@ otherwise it calls ``step`` in a loop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -222,34 +222,23 @@ def slice_time(features: Features, k: int | slice) -> Features:
 
 def join_steps(parts: Sequence[Step]) -> Step:
     """Join steps ``[B, K_1, ...]``, ``[B, K_2, ...]``, ... along time."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(levels: Iterable[tuple[Gaussian, ...]]) -> tuple[Gaussian, ...]:
-        return tuple(
-            Gaussian(torch.cat([g.mu for g in level], 1), torch.cat([g.logvar for g in level], 1))
-            for level in zip(*levels, strict=True)
-        )
-
-    return Step(
-        torch.cat([part.x_hat for part in parts], 1),
-        join(part.q for part in parts),
-        join(part.p for part in parts),
-    )
+    return parts[0] if len(parts) == 1 else _combined(torch.cat, parts)
 
 
 def stack_steps(steps: Sequence[Step]) -> Step:
     """Stack K steps ``[B, ...]`` along a new time axis: ``[B, K, ...]``."""
+    return _combined(torch.stack, steps)
 
-    def join(levels: list[tuple[Gaussian, ...]]) -> tuple[Gaussian, ...]:
-        return tuple(
-            Gaussian(torch.stack([g.mu for g in level], 1), torch.stack([g.logvar for g in level], 1))
-            for level in zip(*levels, strict=True)
-        )
 
-    return Step(
-        torch.stack([s.x_hat for s in steps], 1), join([s.q for s in steps]), join([s.p for s in steps])
-    )
+def _combined(together: Callable[..., Tensor], steps: Sequence[Step]) -> Step:
+    """The steps' tensors put together along axis 1 by ``torch.cat`` or ``torch.stack``."""
+
+    def join(gaussians: Sequence[tuple[Gaussian, ...]]) -> tuple[Gaussian, ...]:
+        levels = zip(*gaussians, strict=True)
+        return tuple(Gaussian(*(together(part, 1) for part in zip(*level, strict=True))) for level in levels)
+
+    x_hat, q, p = zip(*steps, strict=True)
+    return Step(together(x_hat, 1), join(q), join(p))
 
 
 def fold_time(

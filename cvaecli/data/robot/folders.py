@@ -86,8 +86,8 @@ class Folders:
                 names = " and ".join(relative(path, self.root) for path in paths)
                 faults.append(f"{names}: both are the {split} split; keep one of them")
             self._list_split(split, paths[0])
-        self.report.faults = trajectories.at_most(faults, self.root)
-        self.report.warnings = trajectories.at_most(self._odd, self.root)
+        self.report.faults = capped(faults, str(self.root))
+        self.report.warnings = capped(self._odd, str(self.root))
         self.files = [file for folder in self.folders for file in (*folder.frames, *folder.tables)]
 
     @property
@@ -197,7 +197,7 @@ class Folders:
                     )
                 faults += read.faults
                 numbers[folder.name].append(read.values)
-        found.faults += trajectories.at_most(faults, self.root)
+        found.faults += capped(faults, str(self.root))
         return numbers, {part: first[part][0] for part in TABLES.values() if part in first}
 
     def _decode(
@@ -230,7 +230,7 @@ class Folders:
                     if progress:
                         progress(done, total)
                 writer.release(f"{split}-frames")
-        found.faults += trajectories.at_most(faults, self.root)
+        found.faults += capped(faults, str(self.root))
         return sizes
 
 

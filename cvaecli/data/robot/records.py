@@ -106,8 +106,8 @@ class Records:
             for number, file in enumerate(files):
                 work.add(split, f"{split}-{number}", file)
         found = work.found
-        found.warnings = trajectories.at_most(found.warnings, self.root)
-        found.faults = trajectories.at_most(found.faults, self.root)
+        found.warnings = capped(found.warnings, str(self.root))
+        found.faults = capped(found.faults, str(self.root))
         if found.ok and self.report.ok:
             work.finish()
         writer.source = f"TFRecords in {self.root}"

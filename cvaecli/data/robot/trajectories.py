@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..cache import Rows, Writer
 from ..images import link_fault, relative
 from ..kinds import parts
-from ..report import Report, Sizes, capped, size_warnings
+from ..report import Report, Sizes, size_warnings
 from .condition import Floats
 
 FOLDERS = {"train": ("train",), "val": ("validate", "val"), "test": ("test",)}
@@ -128,8 +128,3 @@ def _summary(
         f"{split}: {count}, {sum(lengths)} frames ({each} each), {width}x{height}",
         f"{split}: ranges of the condition: {', '.join(ranges)}",
     ]
-
-
-def at_most(lines: list[str], where: Path) -> list[str]:
-    """The lines of the whole set ``where``, limited in number; see `capped`."""
-    return capped(lines, str(where))
