@@ -185,9 +185,7 @@ def _chosen(data: VideoData, split: str, sequence: int | str) -> list[tuple[int,
         return clips
     number = int(sequence)
     if not 0 <= number < len(clips):
-        raise UserError(
-            f"--sequence {number}: {split} has sequences 0 to {len(clips) - 1}", "or use --sequence all"
-        )
+        raise UserError(f"--sequence {number}: {split} has sequences 0 to {len(clips) - 1}")
     return [clips[number]]
 
 
@@ -301,10 +299,8 @@ def futures(
     """
     reporter = reporter or Silent()
     home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
-    clips = load_data(config, (split,), reporter).splits.get(split, [])
-    if not 0 <= sequence < len(clips):
-        raise UserError(f"--sequence {sequence}: {split} has {len(clips)} sequences, counted from 0")
-    clip, P = clips[sequence], config.data.n_past
+    ((_, clip),) = _chosen(load_data(config, (split,), reporter), split, sequence)
+    P = config.data.n_past
     K = predicted_frames(clip, P, config.data.n_future)
     if K < 1:
         raise UserError(f"{clip.name}: has no true frames to compare with", "choose another split")

@@ -47,8 +47,8 @@ def resume(
         overrides: of train.*, eval.*, runtime.* and data.root; the data must be the same.
 
     Raises:
-        UserError: nothing to resume, different data, another process trains this run, or an override changes
-            any other key, or the training of a run that has none left.
+        UserError: nothing to resume, different data, another process trains this run, an override changes any
+            other key, or one changes the training after its last step.
     """
     reporter = reporter or Silent()
     with one_report_per_machine():
@@ -132,9 +132,10 @@ def _refuse(changed: Mapping[str, Sequence[Any]], where: str) -> None:
 
 
 def _refuse_without_effect(before: RunConfig, trainer: Trainer) -> None:
-    """
+    """Refuse changes of the training that no step is left to use.
+
     Raises:
-        UserError: no step is left that would use the changed settings of the training.
+        UserError: names them.
     """
     asked = changes(before, trainer.config)
     unused = {
