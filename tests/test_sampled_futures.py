@@ -62,7 +62,7 @@ def test_samples_are_those_of_the_validation(trained: Path) -> None:
 
 
 def test_a_clip_that_is_not_there(trained: Path) -> None:
-    with pytest.raises(UserError, match="--sequence 2: test has 2 sequences"):
+    with pytest.raises(UserError, match="--sequence 2: test has sequences 0 to 1"):
         futures(trained, split="test", sequence=2)
 
 
