@@ -33,6 +33,8 @@ FUTURES = 16
 
 def main() -> None:
     options = _arguments()
+    from cvaecli.run import find_run
+
     print(f"| {options.split} split | pixels of pushed objects | all other pixels | all |\n|---|---|---|---|")
     rows: dict[str, np.ndarray] = {}
     moved = None
@@ -46,7 +48,7 @@ def main() -> None:
             print(f"| share of the pixels | {moved.mean():.1%} | {1 - moved.mean():.1%} | 100 % |")
             print(_row("perfect arm, objects stay", still, truth[:, P:], moved))
             print(_row(f"mean of {FUTURES} other futures", mean, truth[:, P:], moved))
-        frames = rows[name := Path(run).name] = predicted[:, P:] / 255
+        frames = rows[name := find_run(run).path.name] = predicted[:, P:] / 255
         print(_row(name, frames, truth[:, P:], moved))
     if options.strip:
         _strip(options.strip, P, truth[:, P:], rows, moved)

@@ -397,7 +397,10 @@ def test_another_batch_size_is_another_training(whole: Run, tmp_path: Path) -> N
     assert (copy.path / "config.yaml").read_text() == before and copy.info()["status"] == "finished"
     api.resume(copy.path, ["train.batch_size=2", "train.epochs=5"], reporter=reporter)
     assert "train.batch_size 1 -> 2" in reporter.lines[0]
-    assert copy.info()["schedule_changes"][0]["changed"]["train.batch_size"] == [1, 2]
+    assert copy.info()["schedule_changes"][0]["changed"] == {
+        "train.batch_size": [1, 2],
+        "train.epochs": [4, 5],
+    }
 
 
 def test_a_training_goes_on_from_its_last_checkpoint_only(whole: Run) -> None:

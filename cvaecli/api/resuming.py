@@ -69,7 +69,7 @@ def resume(
             before, config = checkpoints.config_of(saved), checkpoints.config_of(saved, overrides)
             world.once(lambda: _check_changes(home, before, config, reporter))
             data, trainer = prepared(config, reporter, world, saved)
-            world.once(lambda: _refuse_without_effect(before, trainer))
+            world.once(lambda: _refuse_without_effect(before, trainer, data))
             world.once(lambda: _note_resumption(home, trainer, reporter))
             world.once(lambda: _record_changes(home, before, trainer, data, reporter))
             return fit(home, trainer, data, reporter)
@@ -131,21 +131,15 @@ def _refuse(changed: Mapping[str, Sequence[Any]], where: str) -> None:
         )
 
 
-def _refuse_without_effect(before: RunConfig, trainer: Trainer) -> None:
+def _refuse_without_effect(before: RunConfig, trainer: Trainer, data: VideoData) -> None:
     """Refuse changes of the training that no step is left to use.
 
     Raises:
         UserError: names them.
     """
-    asked = changes(before, trainer.config)
-    unused = {
-        key: values
-        for key, values in asked.items()
-        if key.startswith("train.") and key.removeprefix("train.") not in HARMLESS
-    }
-    if trainer.finished and unused:
+    if trainer.finished and (change := schedule_change(before, trainer, data)):
         raise UserError(
-            f"{_listed(unused)}: no effect, all {trainer.step} steps are done",
+            f"{_listed(change['changed'])}: no effect, all {trainer.step} steps are done",
             "raise train.epochs or a stop to train longer",
         )
 
