@@ -25,7 +25,7 @@ from cvaecli.api.loading import load_data, open_run
 from cvaecli.config.schema import RunConfig
 from cvaecli.engine.device import prepare
 from cvaecli.engine.evaluate import evaluate
-from cvaecli.engine.fit import StepEvent
+from cvaecli.engine.events import StepEvent
 from cvaecli.engine.measure import count_flops
 from cvaecli.models.base import VideoCVAE
 from cvaecli.reporter import Silent

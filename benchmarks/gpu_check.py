@@ -41,7 +41,8 @@ from cvaecli.config.loading import load
 from cvaecli.config.schema import RunConfig
 from cvaecli.engine import batches
 from cvaecli.engine.device import Device, prepare, unusable_gpu
-from cvaecli.engine.fit import StepEvent, Trainer
+from cvaecli.engine.events import StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.reporter import Silent
 from cvaecli.run import describe_environment, read_rows

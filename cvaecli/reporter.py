@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .engine.fit import EpochEvent, StepEvent
+    from .engine.events import EpochEvent, StepEvent
 
 
 class Advance(Protocol):

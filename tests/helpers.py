@@ -20,7 +20,8 @@ from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.batches import Batch
 from cvaecli.engine.device import Device
-from cvaecli.engine.fit import EpochEvent, Event, StepEvent, Trainer
+from cvaecli.engine.events import EpochEvent, Event, StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.models.base import Features, Gaussian, ModelConfig, State, Step, VideoCVAE
 from cvaecli.models.pose import PoseConfig, PoseCVAE
 

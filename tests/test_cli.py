@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from cvaecli.cli.console import Terminal
-from cvaecli.engine.fit import StepEvent
+from cvaecli.engine.events import StepEvent
 
 VALIDATE_KEYS = {
     *("psnr", "psnr_one_step", "psnr_of_mean_mse", "psnr_per_channel", "ssim", "kl", "frames", "clips"),

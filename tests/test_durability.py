@@ -26,7 +26,7 @@ from cvaecli.api import prediction, training, validation
 from cvaecli.config.schema import RunConfig
 from cvaecli.data import images
 from cvaecli.data.loading import check
-from cvaecli.engine.fit import StepEvent
+from cvaecli.engine.events import StepEvent
 from cvaecli.errors import CvaeError, UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows

@@ -19,7 +19,8 @@ from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig, RuntimeConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.device import COMPILING_PAYS, Device, compiled
-from cvaecli.engine.fit import StepEvent, Trainer
+from cvaecli.engine.events import StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.engine.graph import WARM_UP, Replayed
 from cvaecli.engine.optimizer import clip_gradients, load_state, make_optimizer, set_lr
 from cvaecli.models.layers import GatedFeedForward, join_time, split_time

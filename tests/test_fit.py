@@ -28,7 +28,8 @@ from cvaecli.data.clip import Clip
 from cvaecli.engine import distributed
 from cvaecli.engine.averaging import WeightAverage, interpolate
 from cvaecli.engine.batches import Batch, batches
-from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.engine.events import EpochEvent, StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.errors import CvaeError, UserError
 from cvaecli.models.anchored import AnchoredCVAE
 from cvaecli.models.base import Gaussian, State, Step, VideoCVAE

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from cvaecli import api, checkpoint
 from cvaecli.config.schema import RunConfig
-from cvaecli.engine.fit import StepEvent
+from cvaecli.engine.events import StepEvent
 from cvaecli.errors import UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows

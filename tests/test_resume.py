@@ -20,7 +20,8 @@ from helpers import QUICK, make_clip, make_config, make_trainer, run_events, wri
 
 from cvaecli import api, checkpoint
 from cvaecli.config.schema import RunConfig
-from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.engine.events import EpochEvent, StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.errors import UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import Run, read_rows

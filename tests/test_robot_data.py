@@ -12,7 +12,7 @@ from helpers import CPU, cvae
 from PIL import Image
 
 from cvaecli.api.loading import load_data
-from cvaecli.api.training import build_trainer
+from cvaecli.api.preparation import build_trainer
 from cvaecli.config import loading as configs
 from cvaecli.data.clip import Clip, first_frames
 from cvaecli.data.kinds import KINDS

@@ -10,7 +10,8 @@ import torch
 from helpers import CPU, QUICK, AddingCVAE, make_clip, make_config
 
 from cvaecli.engine.batches import to_float
-from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.engine.events import EpochEvent, StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.engine.rollout import prior_noise, rollout
 from cvaecli.engine.rollout_starts import LENGTH, RolloutStarts, segment
 from cvaecli.metrics import shown

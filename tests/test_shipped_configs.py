@@ -16,7 +16,8 @@ from cvaecli.config import loading as config
 from cvaecli.config.schema import RunConfig
 from cvaecli.data.clip import Clip
 from cvaecli.engine.device import Device
-from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.engine.events import EpochEvent, StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.terms import TRAIN_TERMS
 
 NAMES = config.builtin_names()

@@ -15,7 +15,8 @@ from helpers import QUICK, make_config, make_trainer, write_set
 from cvaecli import api, checkpoint
 from cvaecli.engine import fit
 from cvaecli.engine.batches import Batch
-from cvaecli.engine.fit import EpochEvent, StepEvent, Trainer
+from cvaecli.engine.events import EpochEvent, StepEvent
+from cvaecli.engine.fit import Trainer
 from cvaecli.engine.loss import TermRecord
 from cvaecli.engine.skipping import NoFiniteStepError, NotFiniteError
 from cvaecli.run import Run, read_rows

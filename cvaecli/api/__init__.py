@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from .benchmark import bench
 from .converting import convert
+from .estimating import dry_run
 from .exporting import export
 from .plotting import plot, plot_schedule
 from .prediction import export_gif, predict
 from .resuming import resume
-from .training import dry_run, train
+from .training import train
 from .validation import evaluation, validate
 
 __all__ = [

@@ -16,14 +16,15 @@ from ..data.clip import Clip, VideoData
 from ..engine import graph, measure
 from ..engine.batches import stacked
 from ..engine.device import Device, prepare
-from ..engine.fit import Event, StepEvent, Trainer
+from ..engine.events import Event, StepEvent
+from ..engine.fit import Trainer
 from ..engine.measure import Peak
 from ..engine.rollout import prior_noise, rollout
 from ..models.base import VideoCVAE
 from ..reporter import Advance, Reporter, Silent
 from ..run import describe_environment
 from .loading import load_data, warn_of_unusable_gpu
-from .training import build_trainer
+from .preparation import build_trainer
 
 WARM_UP = graph.WARM_UP
 """Number of steps after the first one that are not timed either; a CUDA graph is recorded at the last."""

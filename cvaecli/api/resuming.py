@@ -20,7 +20,8 @@ from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment, find_run
 from ..schedules import Scheduled
 from .loading import RUNS
-from .training import fit, in_use, prepared
+from .preparation import prepared
+from .training import fit, in_use
 
 CHANGEABLE = ("train.", "eval.", "runtime.", "data.root")
 """Keys that may change when a run is resumed."""

@@ -19,8 +19,8 @@ from ..run import read_rows
 from ..signals import InterruptedRun, Interruption
 from ..sweeping.plan import FILE, Cell, Plan
 from ..sweeping.shares import shares
+from .estimating import dry_run
 from .loading import RUNS, load_data
-from .training import dry_run
 
 if TYPE_CHECKING:
     from ..sweeping.crew import Crew

@@ -29,7 +29,7 @@ from ..signals import InterruptedRun
 from ..sweeping.plan import Plan, difference
 
 if TYPE_CHECKING:
-    from ..engine.fit import EpochEvent, StepEvent
+    from ..engine.events import EpochEvent, StepEvent
     from ..sweeping.queue import Taken
 
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 from ..config.schema import RunConfig
-from ..engine.fit import Event, StepEvent, Trainer
+from ..engine.events import Event, StepEvent
+from ..engine.fit import Trainer
 from ..errors import UserError
 from ..run import Run
 

@@ -1,34 +1,27 @@
-"""Train a model into a run folder, or try out a training without a run folder."""
+"""Train a new model; write what happens in a training into the run folder."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import checkpoint as checkpoints
 from ..config.schema import RunConfig
-from ..data.clip import Clip, VideoData, first_frames
-from ..data.robot import condition_stats
-from ..engine import measure
-from ..engine.device import Device, prepare
-from ..engine.distributed import ALONE, LostProcessError, World, detecting_lost_processes, join
-from ..engine.fit import EpochEvent, Event, StepEvent, Trainer
-from ..engine.graph import WARM_UP
+from ..data.clip import VideoData
+from ..engine.distributed import LostProcessError, World, detecting_lost_processes, join
+from ..engine.events import EpochEvent, Event, StepEvent
+from ..engine.fit import Trainer
 from ..engine.skipping import NoFiniteStepError, NotFiniteError
-from ..errors import CvaeError, ReportedElsewhereError, UserError
+from ..errors import CvaeError, ReportedElsewhereError
 from ..reporter import Reporter, Silent
 from ..run import Run, describe_environment
 from ..signals import InterruptedRun, Interruption
-from .loading import RUNS, build_model, load_data, load_initial_weights, warn_of_unusable_gpu
+from .loading import RUNS
+from .preparation import prepared
 from .tensorboard import opened as opened_tensorboard
-from .tensorboard import require as require_tensorboard
 from .validation import save_strip, validate
 
 SLOW = 30 * 60.0
@@ -69,62 +62,6 @@ def train(
             return fit(run, trainer, data, reporter)
 
 
-def dry_run(config: RunConfig, *, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Start a training and do a few steps of it; no run folder is left behind.
-
-    Returns:
-        Sizes and estimates: ``parameters``, ``steps``, ``seconds_per_step``, ``estimated_minutes`` (training
-        alone, without validations), memory (see ``measure.memory_gb``), shapes; ``splits`` has for each split
-        the number of ``clips``, of their ``frames`` in total, and of the frames of the ``shortest`` and
-        ``longest`` clip.
-    """
-    with join(config.runtime.device) as world:
-        reporter = (reporter or Silent()) if world.leads else Silent()
-        return _report(*prepared(config, reporter, world))
-
-
-def _report(data: VideoData, trainer: Trainer) -> dict[str, Any]:
-    config, device, total = trainer.config, trainer.device, trainer.total_steps
-    # The last step counts: with CUDA graphs the first replay after the recording. Stay within the first
-    # epoch: it ends with a whole validation.
-    wanted = WARM_UP + 2 if trainer.graphs else 3
-    count = min(wanted, trainer.sampler.steps(0), config.train.max_steps or total)
-    measure.reset_peak_memory(device)  # a sweep does several dry runs in one process
-    times = [time.perf_counter()]
-    for _ in itertools.islice(trainer.events(), count):
-        device.synchronize()
-        times.append(time.perf_counter())
-    seconds = times[-1] - times[-2]
-    steps = min(total, config.train.max_steps or total)
-    minutes = min(seconds * steps / 60, config.train.max_minutes or math.inf)
-    train_clips = data.splits["train"]
-    return {
-        "model": config.model_name,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "device": device.name,
-        "precision": device.precision,
-        "data": data.source,
-        "splits": {split: _lengths(clips) for split, clips in data.splits.items()},
-        "frame_shape": list(train_clips[0].frames.shape[1:]),
-        "condition_shape": list(train_clips[0].condition.shape[1:]),
-        "batch": [config.train.batch_size, config.train.window],
-        "prior_share": trainer.prior_share,
-        "processes": trainer.world.size,
-        "steps": steps,
-        "seconds_per_step": round(seconds, 4),
-        "estimated_minutes": round(minutes, 1),
-        **measure.memory_gb(device),
-    }
-
-
-def _lengths(clips: Sequence[Clip]) -> dict[str, int]:
-    frames = [clip.n_frames for clip in clips]
-    return {"clips": len(frames), "frames": sum(frames), "shortest": min(frames), "longest": max(frames)}
-
-
-# --- data, model and run folder -----------------------------------------------------------------------
-
-
 def _new_run(
     config: RunConfig, runs: Path, stem: str | None, name: str | None, data: VideoData, trainer: Trainer
 ) -> Run:
@@ -144,72 +81,6 @@ def _new_run(
     )
     run.make_latest()
     return run
-
-
-def prepared(
-    config: RunConfig, reporter: Reporter, world: World, saved: Mapping[str, Any] | None = None
-) -> tuple[VideoData, Trainer]:
-    """The data and the trainer, in the state of the checkpoint ``saved`` if there is one.
-
-    With several processes, an error in one ends all.
-
-    Raises:
-        UserError: the checkpoint was trained on other data.
-    """
-    with world.agreeing():
-        require_tensorboard(config)
-        device = prepare(config.runtime)
-    warn_of_unusable_gpu(config, reporter)
-    data = load_data(config, ("train", "val"), reporter, world)
-    with world.agreeing():
-        if saved is not None and data.fingerprint != saved["data_fingerprint"]:
-            raise UserError(
-                f"{data.source}: not the data this run was trained on (fingerprint {data.fingerprint}, "
-                f"was {saved['data_fingerprint']})",
-                "restore them, or start a new run",
-            )
-        trainer = build_trainer(config, data, device, reporter, saved is None, world)
-        if saved is not None:
-            try:
-                trainer.load_state_dict(saved["trainer"], saved["model"])
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                raise UserError(
-                    f"the checkpoint does not fit this model or this version: {error!r:.200}",
-                    "start a new run from its weights: train.init=FILE",
-                ) from None
-    wanted, effective = config.train.prior_share, trainer.prior_share
-    if abs(wanted - effective) > 1e-9:
-        reporter.warn(
-            f"train.prior_share: {wanted:g} of a batch of {config.train.batch_size} is "
-            f"{effective * config.train.batch_size:.0f} rows, a share of {effective:g}"
-        )
-    return data, trainer
-
-
-def build_trainer(
-    config: RunConfig,
-    data: VideoData,
-    device: Device,
-    reporter: Reporter,
-    new: bool = True,
-    world: World = ALONE,
-) -> Trainer:
-    """A new model, and the trainer for it.
-
-    Args:
-        new: whether the training is new. Then the model gets the statistics of its training data; with
-            ``train.init`` it gets the weights and the statistics of that file instead, because the weights
-            were trained with those. A resumed training has both in its checkpoint.
-    """
-    train_clips = data.splits["train"]
-    model = build_model(config, train_clips[0].condition.shape[1:])
-    if new and train_clips[0].condition.ndim == 2:
-        used = first_frames([clip.n_frames for clip in train_clips], config.data.partial)
-        mean, std = condition_stats(train_clips, used)
-        model.set_condition_stats(torch.from_numpy(mean), torch.from_numpy(std))
-    if new and config.train.init is not None:
-        load_initial_weights(model, config.train.init, reporter)
-    return Trainer(model, config, device, train_clips, data.splits["val"], world)
 
 
 # --- from events to files -----------------------------------------------------------------------------

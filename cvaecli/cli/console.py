@@ -31,7 +31,7 @@ from rich.text import Text
 from ..reporter import Advance
 
 if TYPE_CHECKING:
-    from ..engine.fit import EpochEvent, StepEvent
+    from ..engine.events import EpochEvent, StepEvent
 
 PLAIN_EVERY = 30.0
 """Seconds between two plain progress lines within an epoch, if there is no terminal."""
