@@ -219,6 +219,23 @@ def test_an_interrupted_average_of_weights_goes_on_bit_for_bit(data: Path, tmp_p
     assert_runs_equal(api.resume("a", runs=tmp_path), whole)
 
 
+class InterruptsLastEpoch(Silent):
+    """Sends a signal after the last epoch, before its end is recorded."""
+
+    def epoch(self, event: EpochEvent) -> None:
+        if event.last:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_epoch_is_not_lost(data: Path, whole: Run, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRun) as caught:
+        api.train(settings(data), name="a", runs=tmp_path, reporter=InterruptsLastEpoch())
+    assert caught.value.exit_code == 143
+    run = Run(tmp_path / "a")
+    assert run.info()["status"] == "interrupted" and not (run.path / "eval").exists()
+    assert_runs_equal(api.resume("a", runs=tmp_path), whole)
+
+
 class InterruptsValidation(Silent):
     """Sends a signal in the middle of a validation; the training must not wait for its end."""
 

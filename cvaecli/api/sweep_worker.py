@@ -120,7 +120,7 @@ class _CellReporter(Silent):
         if psnr is None:
             return
         self._trial.report(float(psnr), event.epoch)
-        if self._prunes and self._trial.should_prune():
+        if self._prunes and not event.last and self._trial.should_prune():
             self.pruned = True
             self._stop()
 

@@ -46,6 +46,7 @@ class EpochEvent:
     row: dict[str, float | int | None]
     evaluation: Evaluation | None
     best: bool  # the best validation so far
+    last: bool  # nothing is left to train
 
 
 Event = StepEvent | EpochEvent

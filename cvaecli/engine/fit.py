@@ -155,9 +155,7 @@ class Trainer:
                 self._update.release()
 
     def _agree(self) -> None:
-        stop = self._agreement.agree(self.step, self.stop_requested())
-        if not self.finished:
-            self.interrupted = stop
+        self.interrupted = self._agreement.agree(self.step, self.stop_requested())
 
     def _epoch_steps(self) -> Iterator[StepEvent]:
         self._renew_starts()
@@ -257,7 +255,7 @@ class Trainer:
             self.epoch, self.step_in_epoch, self._forced_sum = epoch + 1, 0, 0.0
             self._terms.clear()
             self._interpolated = False
-        return EpochEvent(epoch, complete, row, evaluation, best)
+        return EpochEvent(epoch, complete, row, evaluation, best, last)
 
     def _row(self) -> dict[str, float | int | None]:
         """The epoch's row of ``metrics.csv``, without its validation."""
