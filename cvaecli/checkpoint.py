@@ -26,6 +26,7 @@ def save_last(run: Run, checkpoint: Mapping[str, Any]) -> None:
         _write(part, last, checkpoint)
         if last.exists():
             last.replace(run.checkpoint_path("previous"))
+    run.make_latest()
 
 
 def save(run: Run, name: str, checkpoint: Mapping[str, Any]) -> None:
@@ -33,6 +34,7 @@ def save(run: Run, name: str, checkpoint: Mapping[str, Any]) -> None:
     path = run.checkpoint_path(name)
     with replacing(path) as part:
         _write(part, path, checkpoint)
+    run.make_latest()
 
 
 def _write(part: Path, path: Path, checkpoint: Mapping[str, Any]) -> None:

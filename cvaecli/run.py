@@ -77,7 +77,10 @@ class Run:
         return self
 
     def make_latest(self) -> None:
-        """Point ``runs/latest`` at this run (where the file system has symbolic links)."""
+        """Point ``runs/latest`` at this run (where the file system has symbolic links).
+
+        Called when a checkpoint is written, so it is the run that RUN means if none is named.
+        """
         link, temporary = self.path.parent / "latest", self.path.parent / f".latest-{os.getpid()}"
         if link.exists() and not link.is_symlink():
             return  # the user has a folder of that name

@@ -115,6 +115,13 @@ def test_nothing_and_latest_mean_the_newest_with_a_checkpoint(tmp_path: Path) ->
         assert find(spec, tmp_path) == (runs[0], runs[0].checkpoint_path("last"))
 
 
+def test_the_link_is_the_run_that_latest_means(tmp_path: Path) -> None:
+    runs = [made(tmp_path, name) for name in ("b", "a")]
+    for second, (run, name) in enumerate(zip((*runs, *runs), ("last", "last", "best", "best"), strict=True)):
+        os.utime(saved(run, name), (1e9 + second,) * 2)  # the clock of some file systems is coarse
+        assert (tmp_path / "latest").resolve() == find("latest", tmp_path)[0].path == run.path
+
+
 def test_best_then_last_then_previous(tmp_path: Path) -> None:
     run = made(tmp_path, "a", "previous")
     for name in ("previous", "last", "best"):

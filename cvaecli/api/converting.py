@@ -79,7 +79,6 @@ def convert(
         parameters=sum(p.numel() for p in model.parameters()),
         converted_from={"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
     )
-    run.make_latest()
     return run
 
 

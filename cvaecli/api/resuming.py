@@ -79,7 +79,6 @@ def resume(
 def _note_resumption(run: Run, trainer: Trainer, reporter: Reporter) -> None:
     run.forget_after(trainer.step)
     run.write_config(trainer.config)
-    run.make_latest()
     if trainer.finished:
         reporter.note(
             f"{run.path}: all {trainer.step} steps are done; raise train.epochs or a stop to train longer"

@@ -79,7 +79,6 @@ def _new_run(
         data={"source": data.source, "fingerprint": data.fingerprint},
         status="running",
     )
-    run.make_latest()
     return run
 
 
