@@ -18,6 +18,7 @@ from cvaecli import models
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig, RuntimeConfig
 from cvaecli.data.clip import Clip
+from cvaecli.engine import muon
 from cvaecli.engine.device import COMPILING_PAYS, Device, compiled
 from cvaecli.engine.events import StepEvent
 from cvaecli.engine.fit import Trainer
@@ -159,9 +160,13 @@ def recorded(trained: Trainer) -> CallAgain:
     [FORCED, {"ratio": 0.7, "coin": "batch", "mode": "blend"}, FREE],
     ids=["forced", "blend", "free"],
 )
-def test_replayed_steps_are_the_plain_ones(forcing: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_replayed_steps_are_the_plain_ones(
+    forcing: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a beta and a learning rate that change at every step."""
-    schedules = {"kl": {"schedule": "cyclical", "cycles": 2}, "optim": {"schedule": "cosine"}}
+    monkeypatch.setattr(muon, "SMALLEST", 4)  # the model is small
+    schedules = {"kl": {"schedule": "cyclical", "cycles": 2}, "optim": {"schedule": "cosine", "name": name}}
     plain, replayed = (trainer("pose", forcing, **schedules) for _ in range(2))
     recorded(replayed)
     steps = 2 * WARM_UP + 3
@@ -201,13 +206,18 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 
 @pytest.mark.parametrize("forcing", [FORCED, FREE], ids=["forced", "free"])
 @pytest.mark.parametrize("family", ["pose", "robot"])
-def test_an_update_never_waits_for_the_device(family: str, forcing: dict[str, Any]) -> None:
-    trained = trainer(family, forcing, train={"grad_clip": None})
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_an_update_never_waits_for_the_device(
+    family: str, forcing: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "SMALLEST", 4)  # the models are small
+    trained = trainer(family, forcing, train={"grad_clip": None}, optim={"name": name})
     batch, coins = next(trained._batches()), trained._forced(0)
     micro_batches = [trained._loss.groups(batch, 0, 0, coins)]
     with Operators() as seen:
         trained._update(micro_batches, coins, torch.ones(()), torch.ones(()))
     assert "convolution_backward" in seen.names and not seen.names & WAITING
+    assert ("baddbmm" in seen.names) == (name == "muon")
     with Operators() as seen:
         float(torch.ones(()))
     assert seen.names & WAITING
@@ -291,12 +301,12 @@ def config_with(optimizer: str) -> RunConfig:
     return make_config(optim={"name": optimizer})
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon", "sgd"])
 def test_loaded_state_keeps_this_devices_settings(name: str) -> None:
     """A run on CUDA has its learning rate on the device and counts there; a CPU goes on without."""
-    model = torch.nn.Linear(2, 2)
+    model = torch.nn.Linear(32, 32)
     optimizer = make_optimizer(model, config_with(name), graphs=False)  # type: ignore[arg-type]
-    model(torch.ones(1, 2)).sum().backward()
+    model(torch.ones(1, 32)).sum().backward()
     optimizer.step()
     saved = copy.deepcopy(optimizer.state_dict())
     saved["param_groups"][0].update(lr=torch.tensor(0.5), capturable=True)

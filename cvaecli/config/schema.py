@@ -255,16 +255,17 @@ class TeacherForcingConfig(Section):
 class OptimConfig(Section):
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimiser."""
+    name: Literal["adam", "adamw", "muon", "sgd"] = "adam"
+    """Optimiser. muon: Muon for weights that are matrices of at least 32 rows and columns, as those of most
+    convolutions are, AdamW for the others (Jordan et al. 2024)."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate (peak)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of the moment estimates of Adam and AdamW."""
+    """Decay rates of the moment estimates of Adam and AdamW (with muon: of its AdamW)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and Muon (for Muon 0.95 is usual)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Weight decay (decoupled for AdamW)."""
+    """Weight decay (decoupled for AdamW and Muon; with muon of the matrices only)."""
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
     """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
     steps."""

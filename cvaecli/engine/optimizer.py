@@ -9,6 +9,7 @@ import torch
 
 from ..config.schema import RunConfig
 from ..models.base import VideoCVAE
+from .muon import Muon
 
 
 def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.optim.Optimizer:
@@ -28,10 +29,12 @@ def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.o
             # PyTorch allocates these at the first step and leaves them unwritten if that step is skipped.
             sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return sgd
+    settings: dict[str, Any] = {"betas": optim.betas, "weight_decay": optim.weight_decay}
+    settings |= {"fused": True, "capturable": graphs}
+    if optim.name == "muon":
+        return Muon(parameters, lr, momentum=optim.momentum, **settings)
     kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(
-        parameters, lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True, capturable=graphs
-    )
+    return kind(parameters, lr, **settings)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

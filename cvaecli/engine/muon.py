@@ -1,0 +1,133 @@
+"""Muon: gradient descent with momentum whose steps have singular values near 1 (Jordan et al. 2024).
+
+A gradient has a few large singular values and many small ones. With the step's singular values near 1, what
+few examples ask for is learned as fast as what all ask for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALLEST = 32
+"""Weights with fewer rows or columns than this are left to AdamW: those that write pixels or read z."""
+RMS = 0.2
+"""Root mean square of the entries of a step at learning rate 1. That of AdamW's steps is similar (Liu et al.
+2025, "Muon is Scalable for LLM Training"), so both use the same learning rate."""
+ITERATIONS = 5
+COEFFICIENTS = 3.4445, -4.7750, 2.0315
+"""Of the polynomial that moves singular values from (0, 1] towards 1 (Jordan et al. 2024)."""
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the weights that are matrices, AdamW for all other parameters.
+
+    A convolution's weight is a matrix with a row for each output channel.
+
+    Args:
+        parameters: in any order.
+        lr: a number, or a scalar on the parameters' device.
+        momentum: decay rate of the mean of the gradients.
+        weight_decay: of the matrices, times the learning rate. The other parameters have none.
+        settings: of AdamW.
+    """
+
+    found_inf: Tensor | None = None
+    """1 if this step must change nothing, else 0; a scalar on the device (see ``skipping``)."""
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float | Tensor,
+        *,
+        momentum: float,
+        weight_decay: float,
+        **settings: Any,
+    ) -> None:
+        parameters = list(parameters)
+        # Muon's steps are as large at the end as at the beginning, and only weight decay limits what they add
+        # up to. As strong a decay would let norms and biases shrink to nothing.
+        groups = [
+            {"params": [p for p in parameters if not is_matrix(p)], "muon": False, "weight_decay": 0.0},
+            {"params": [p for p in parameters if is_matrix(p)], "muon": True, "weight_decay": weight_decay},
+        ]
+        super().__init__(groups, lr, **settings)
+        self._momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make a step. The gradients of the matrices are gone afterwards. ``closure`` is not supported."""
+        alive = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        for group in self.param_groups:
+            if not group["muon"]:
+                continue
+            alike = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[_matrix(p).shape].append(p)
+            for parameters in alike.values():
+                self._step(parameters, alive, alive * group["lr"], group["weight_decay"])
+            for p in group["params"]:
+                p.grad = None  # AdamW passes over parameters without a gradient
+        super().step()
+
+    def _step(
+        self, parameters: Sequence[Tensor], alive: float | Tensor, lr: float | Tensor, weight_decay: float
+    ) -> None:
+        """Step of some matrices of one shape."""
+        means = []
+        for p in parameters:
+            state, gradient = self.state[p], p.grad
+            assert gradient is not None
+            if not state:
+                state["step"] = torch.zeros(())  # AdamW expects it in every state
+                state["momentum_buffer"] = torch.zeros_like(p)
+            if isinstance(alive, Tensor):
+                gradient.masked_fill_(alive == 0, 0.0)
+            mean = state["momentum_buffer"].lerp_(gradient, (1 - self._momentum) * alive)
+            means.append(_matrix(gradient.lerp_(mean, self._momentum)))  # Nesterov's
+        steps = orthogonalised(torch.stack(means))
+        steps *= lr * RMS * max(steps.shape[1:]) ** 0.5
+        for p, step in zip(parameters, steps, strict=True):
+            p.mul_(1 - lr * weight_decay)
+            _matrix(p).sub_(step)
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Whether Muon changes this parameter."""
+    return parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= SMALLEST
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A weight ``[R, I, ...]`` as a matrix ``[R, C]``, a view of it. Columns are in the order in
+    memory, which makes no difference to Muon."""
+    last = weight.movedim(1, -1)
+    return (last if last.is_contiguous() else weight).flatten(1)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The matrices with their singular values moved to between 0.7 and 1.2, except very small ones.
+
+    Five iterations ``X <- a X + b X X' X + c (X X')² X``. They are done on ``X X'``, which is smaller than X;
+    that needs the precision of float32.
+
+    Args:
+        matrices: ``[N, R, C]``, float32.
+    """
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalised(matrices.mT).mT
+    a, b, c = COEFFICIENTS
+    X = matrices / (torch.linalg.matrix_norm(matrices)[:, None, None] + 1e-12)
+    gram, total = X @ X.mT, None
+    for n in range(ITERATIONS):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        total = factor if total is None else factor @ total
+        if n < ITERATIONS - 1:
+            gram = factor @ gram @ factor
+    step: Tensor = total @ X
+    return step
