@@ -305,6 +305,7 @@ def config_with(optimizer: str) -> RunConfig:
 def test_loaded_state_keeps_this_devices_settings(name: str) -> None:
     """A run on CUDA has its learning rate on the device and counts there; a CPU goes on without."""
     model = torch.nn.Linear(32, 32)
+    model.ends = ()  # type: ignore[assignment]
     optimizer = make_optimizer(model, config_with(name), graphs=False)  # type: ignore[arg-type]
     model(torch.ones(1, 32)).sum().backward()
     optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_steps_of_matrices_are_those_of_pytorchs_muon() -> None:
     ours, theirs = nn.Parameter(torch.randn(48, 80) / 50), nn.Parameter(torch.empty(48, 80))
     theirs.data.copy_(ours)
     start = ours.detach().clone()
-    muon = Muon([ours], 0.02, momentum=0.9, **SETTINGS)
+    muon = Muon([ours], [], 0.02, momentum=0.9, **SETTINGS)
     reference = torch.optim.Muon(
         [theirs], 0.02, weight_decay=0.5, momentum=0.9, nesterov=True, adjust_lr_fn="match_rms_adamw"
     )
@@ -81,6 +82,12 @@ class Net(nn.Module):
         self.norm, self.depthwise = nn.BatchNorm2d(40), nn.Conv2d(40, 40, 3, groups=40)
 
 
+def made(net: nn.Module) -> Muon:
+    parameters = list(net.parameters())
+    matrices, others = filter(is_matrix, parameters), itertools.filterfalse(is_matrix, parameters)
+    return Muon(matrices, others, 0.01, momentum=0.95, **SETTINGS)
+
+
 def give_gradients(net: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for p in net.parameters():
@@ -98,7 +105,7 @@ def test_all_other_parameters_are_adamws() -> None:
     plain = copy.deepcopy(net)
     matrices = {name for name, p in net.named_parameters() if is_matrix(p)}
     assert matrices == {"hidden.weight", "alike.weight", "wide.weight"}
-    muon = Muon(net.parameters(), 0.01, momentum=0.95, **SETTINGS)
+    muon = made(net)
     adamw = torch.optim.AdamW(plain.parameters(), 0.01, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     for seed in range(3):
         give_gradients(net, seed)
@@ -114,7 +121,7 @@ def test_the_order_of_a_weight_in_memory_does_not_matter() -> None:
     one = Net()
     other = copy.deepcopy(one).to(memory_format=torch.channels_last)
     for net in (one, other):
-        muon = Muon(net.parameters(), 0.01, momentum=0.95, **SETTINGS)
+        muon = made(net)
         for seed in range(3):
             give_gradients(net, seed)
             muon.step()
@@ -126,11 +133,11 @@ def test_the_order_of_a_weight_in_memory_does_not_matter() -> None:
 def test_a_loaded_state_goes_on_bit_for_bit() -> None:
     torch.manual_seed(0)
     whole = Net()
-    muon = Muon(whole.parameters(), 0.01, momentum=0.95, **SETTINGS)
+    muon = made(whole)
     give_gradients(whole, 0)
     muon.step()
     resumed = copy.deepcopy(whole)
-    again = Muon(resumed.parameters(), 0.01, momentum=0.95, **SETTINGS)
+    again = made(resumed)
     again.load_state_dict(copy.deepcopy(muon.state_dict()))
     for net, optimizer in ((whole, muon), (resumed, again)):
         give_gradients(net, 1)

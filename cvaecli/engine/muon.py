@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 32
-"""Weights with fewer rows or columns than this are left to AdamW: those that write pixels or read z."""
+"""Fewest rows and columns of a weight for Muon."""
 RMS = 0.2
 """Root mean square of the entries of a step at learning rate 1. That of AdamW's steps is similar (Liu et al.
 2025, "Muon is Scalable for LLM Training"), so both use the same learning rate."""
@@ -24,12 +24,13 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the weights that are matrices, AdamW for all other parameters.
+    """Muon for matrices, AdamW for all other parameters.
 
     A convolution's weight is a matrix with a row for each output channel.
 
     Args:
-        parameters: in any order.
+        matrices: weights of hidden layers (see ``is_matrix``).
+        others: all other parameters.
         lr: a number, or a scalar on the parameters' device.
         momentum: decay rate of the mean of the gradients.
         weight_decay: of the matrices, times the learning rate. The other parameters have none.
@@ -41,19 +42,19 @@ class Muon(torch.optim.AdamW):
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
         lr: float | Tensor,
         *,
         momentum: float,
         weight_decay: float,
         **settings: Any,
     ) -> None:
-        parameters = list(parameters)
         # Muon's steps are as large at the end as at the beginning, and only weight decay limits what they add
         # up to. As strong a decay would let norms and biases shrink to nothing.
         groups = [
-            {"params": [p for p in parameters if not is_matrix(p)], "muon": False, "weight_decay": 0.0},
-            {"params": [p for p in parameters if is_matrix(p)], "muon": True, "weight_decay": weight_decay},
+            {"params": list(matrices), "muon": True, "weight_decay": weight_decay},
+            {"params": list(others), "muon": False, "weight_decay": 0.0},
         ]
         super().__init__(groups, lr, **settings)
         self._momentum = momentum
@@ -98,7 +99,7 @@ class Muon(torch.optim.AdamW):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon changes this parameter."""
+    """Whether Muon pays for this parameter."""
     return parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= SMALLEST
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..config.schema import RunConfig
 from ..models.base import VideoCVAE
-from .muon import Muon
+from .muon import Muon, is_matrix
 
 
 def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.optim.Optimizer:
@@ -32,7 +32,10 @@ def make_optimizer(model: VideoCVAE, config: RunConfig, graphs: bool) -> torch.o
     settings: dict[str, Any] = {"betas": optim.betas, "weight_decay": optim.weight_decay}
     settings |= {"fused": True, "capturable": graphs}
     if optim.name == "muon":
-        return Muon(parameters, lr, momentum=optim.momentum, **settings)
+        sorts: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+        for name, p in model.named_parameters():
+            sorts[is_matrix(p) and not name.startswith(model.ends)].append(p)
+        return Muon(sorts[True], sorts[False], lr, momentum=optim.momentum, **settings)
     kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
     return kind(parameters, lr, **settings)
 

@@ -104,6 +104,10 @@ class VideoCVAE(nn.Module, ABC):
     """True for a model that can train on posterior rows and prior rows in one pass: if only the first rows of
     the batch have targets, it draws z from the posterior for these and from the prior for the others."""
 
+    ends: ClassVar[tuple[str, ...]] = ()
+    """First parts of the names of weights that read pictures, conditions or z, or write pictures or z. The
+    optimiser Muon leaves them to AdamW."""
+
     def average_over_flips(self, wanted: bool = True) -> None:
         """From now on, outside training, average each prediction with that of the mirrored pictures, or not.
 

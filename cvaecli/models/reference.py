@@ -107,6 +107,7 @@ class ReferenceCVAE(VideoCVAE):
     parallel: ClassVar[bool] = True
     sampling: ClassVar[str] = "pairs"
     mixes: ClassVar[bool] = True
+    ends: ClassVar[tuple[str, ...]] = "stem", "posterior", "prior", "latent", "vector", "out"
     previous_channels: ClassVar[int] = 0
     """Channels of the previous frame that the U-Net sees; 0: it does not see it."""
 
