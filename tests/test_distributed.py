@@ -146,7 +146,7 @@ def test_the_prior_share_is_that_of_whole_rows() -> None:
 
 
 def test_a_row_is_the_same_in_the_whole_batch() -> None:
-    settings = {"batch_size": 4, "augment": {"flip": 0.5, "shift": [2, 2], "zoom": 0.1, "join": 0.5}}
+    settings = {"batch_size": 4, "augment": {"flip": 0.5, "shift": [2, 2], "zoom": 0.1}}
     trainer = trainer_of("pose", train=settings)
     draw = (trainer.frames, trainer.sampler, trainer.config.train, 0, 0)
     whole, some = next(batches(*draw)), next(batches(*draw, rows=[3, 1]))

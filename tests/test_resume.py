@@ -33,7 +33,7 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "batch_size": 1,
         "log_every": 3,
         "interpolate_every": 2,
-        "augment": {"flip": 0.5, "shift": [1, 1], "zoom": 0.1, "join": 0.5},
+        "augment": {"flip": 0.5, "shift": [1, 1], "zoom": 0.1},
     },
     "teacher_forcing": {"ratio": 0.7, "decay": 0.2, "coin": "step", "mode": "blend", "noise": 0.05},
     "optim": {"name": "adamw", "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.01},
