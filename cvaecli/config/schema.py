@@ -91,10 +91,6 @@ class AugmentConfig(Section):
     """Largest shift in pixels, [vertical, horizontal], uniform; frames are continued at the border."""
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of size: the factor is drawn from [1 - zoom, 1 + zoom]."""
-    join: Fraction = 0.0
-    """Share of samples whose frames to predict are joined from two places of the clip: on one side of a line
-    across the label's sticks, frames and labels are replaced by those of the place that fits best of 16. It
-    makes new poses, and needs long trainings."""
 
 
 class TrainConfig(Section):
@@ -351,11 +347,6 @@ class RunConfig(Section):
         if self.train.window <= self.data.n_past:
             raise ValueError(
                 f"train.window ({self.train.window}) must be larger than data.n_past ({self.data.n_past})"
-            )
-        if self.train.augment.join and self.teacher_forcing and self.teacher_forcing.rollout_starts:
-            raise ValueError(
-                "train.augment.join: would not fit the frames that windows start from by "
-                "teacher_forcing.rollout_starts; set one of them to 0"
             )
         return self
 

@@ -35,7 +35,7 @@ def augment(
     Returns:
         The changed frames and condition; the same tensors if no augmentation is configured.
     """
-    if set(_wanted(config)) <= {"join"}:  # which is done before (see ``joining``)
+    if not _wanted(config):
         return frames, condition
     B, _, _, H, W = frames.shape
     draws = torch.rand(batch_size or B, 4, generator=generator)
@@ -68,7 +68,7 @@ def check_augmentation(config: AugmentConfig, clips: Sequence[Clip]) -> None:
 
 def _wanted(config: AugmentConfig) -> list[str]:
     """The augmentations that are switched on."""
-    switches = {"flip": config.flip, "shift": any(config.shift), "zoom": config.zoom, "join": config.join}
+    switches = {"flip": config.flip, "shift": any(config.shift), "zoom": config.zoom}
     return [name for name, on in switches.items() if on]
 
 

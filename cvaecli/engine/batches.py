@@ -18,7 +18,6 @@ from ..models.base import VideoCVAE
 from ..seeding import stream
 from .augmentation import augment
 from .device import Device
-from .joining import DRAWS, candidates, joined, joining
 from .prefetch import ahead, empty_on_host, to_device
 
 RESIDENT_SHARE = 0.25
@@ -150,10 +149,6 @@ class Sampler:
     also moves forward by a random amount below the stride. ``pairs``: the given frames are drawn at random
     from the whole clip and only the others are consecutive; a ``window`` of 2 is one pair.
     All frames of a row come from one clip. The last incomplete batch is dropped.
-
-    Attributes:
-        anywhere: how many frames of a row are drawn from anywhere in the clip; they come first.
-        lengths: how many frames of each clip are used, int64 on the CPU.
     """
 
     def __init__(
@@ -172,10 +167,11 @@ class Sampler:
             UserError: too few frames for one batch.
         """
         self._train, self._seed = train, seed
-        self.anywhere = n_past if sampling == "pairs" else 0
-        self._run = train.window - self.anywhere  # number of consecutive frames of a row
-        self.lengths = torch.tensor(first_frames(lengths, partial))  # frames used of each clip
-        self._all = self._starts(self.lengths.tolist())
+        self._anywhere = (
+            n_past if sampling == "pairs" else 0
+        )  # number of frames of a row drawn from anywhere in the clip
+        self._run = train.window - self._anywhere  # number of consecutive frames of a row
+        self._all = self._starts(first_frames(lengths, partial))
         fast = partial * train.fast_partial
         self._fast = self._starts(first_frames(lengths, fast)) if train.fast_epochs else self._all
         for starts in (self._all, self._fast):
@@ -245,7 +241,7 @@ class Sampler:
         if self._train.shuffle:
             start = low + (torch.rand(len(starts), generator=generator) * (high - low + 1)).long()
         run = start[:, None] + torch.arange(self._run)
-        anywhere = (torch.rand(len(starts), self.anywhere, generator=generator) * length[:, None]).long()
+        anywhere = (torch.rand(len(starts), self._anywhere, generator=generator) * length[:, None]).long()
         return clip, torch.cat([anywhere, run], 1)
 
 
@@ -268,9 +264,6 @@ def batches(
     mine = slice(None) if rows is None else rows
     draws = ((clip[mine], frame[mine]) for clip, frame in sampler.epoch(epoch, first))
     for step, (draw, batch) in enumerate(frames.batches(draws), start=first):
-        if train.augment.join:
-            lots = torch.rand(train.batch_size, DRAWS, generator=stream(seed, "join", epoch, step))[mine]
-            batch = _joined(frames, sampler, draw, batch, train.augment.join, lots)
         pictures = batch.frames
         if first_input is not None:
             pictures = torch.cat((pictures, first_input(*draw, pictures, step)[:, None]), 1)
@@ -280,21 +273,3 @@ def batches(
             yield Batch(*changed)
         else:
             yield Batch(changed[0][:, :-1], changed[1], changed[0][:, -1])
-
-
-def _joined(frames: Frames, sampler: Sampler, draw: Draw, batch: Batch, share: float, draws: Tensor) -> Batch:
-    """The batch with some of its rows joined from two places of their clips (see ``joining``)."""
-    rows = joining(draws, share)
-    clip, run, draws = draw[0][rows], draw[1][rows, sampler.anywhere :], draws[rows]
-    others = candidates(draws, run, sampler.lengths[clip])
-    found = frames.gather(clip, others.flatten(1))
-    shape, mine = others.shape[1:], (to_device(rows, batch.frames.device), slice(sampler.anywhere, None))
-    # In place: a batch is gathered anew at every step.
-    batch.frames[mine], batch.condition[mine] = joined(
-        batch.frames[mine],
-        batch.condition[mine],
-        found.frames.reshape(len(rows), *shape, *found.frames.shape[2:]),
-        found.condition.reshape(len(rows), *shape, *found.condition.shape[2:]),
-        draws,
-    )
-    return batch
