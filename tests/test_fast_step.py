@@ -256,7 +256,7 @@ def assert_within_rounding(made: list[float], plain: list[float], again: list[fl
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
 @pytest.mark.parametrize("forcing", [FORCED, FREE], ids=["forced", "free"])
 @pytest.mark.parametrize("family", ["pose", "robot"])
 def test_graphs_on_cuda_make_the_plain_steps(
