@@ -16,7 +16,7 @@ from test_fast_step import FORCED, FREE, trainer
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from cvaecli.api import training
+from cvaecli.api import estimating, preparation
 from cvaecli.config.schema import AugmentConfig, RuntimeConfig
 from cvaecli.engine import device as devices
 from cvaecli.engine.augmentation import augment
@@ -93,13 +93,13 @@ def test_a_gpu_that_cannot_be_used_is_named(name: str, monkeypatch: pytest.Monke
             prepare(RuntimeConfig(device=name))
         return
     warned: list[str] = []
-    monkeypatch.setattr(training, "load_data", lambda *_: SimpleNamespace(splits={}))
-    monkeypatch.setattr(training, "build_trainer", lambda *_: SimpleNamespace(prior_share=0.0))
+    monkeypatch.setattr(preparation, "load_data", lambda *_: SimpleNamespace(splits={}))
+    monkeypatch.setattr(preparation, "build_trainer", lambda *_: SimpleNamespace(prior_share=0.0))
     reporter = Silent()
     monkeypatch.setattr(reporter, "warn", warned.append)
-    training.prepared(make_config("runtime.device=auto"), reporter, training.ALONE)
+    preparation.prepared(make_config("runtime.device=auto"), reporter, preparation.ALONE)
     assert len(warned) == 1 and "there is a GPU" in warned[0] and "driver" in warned[0]
-    training.prepared(make_config("runtime.device=cpu"), reporter, training.ALONE)
+    preparation.prepared(make_config("runtime.device=cpu"), reporter, preparation.ALONE)
     assert len(warned) == 1, "whoever asks for the CPU is told nothing"
 
 
@@ -139,7 +139,7 @@ def test_an_estimate_takes_a_step_after_the_recording(monkeypatch: pytest.Monkey
         monkeypatch.setattr(made, "events", lambda events=events: events)
         made.graphs = graphs
         splits = {"train": [make_clip(9)]}
-        training._report(SimpleNamespace(source="", splits=splits), made)  # type: ignore[arg-type]
+        estimating._report(SimpleNamespace(source="", splits=splits), made)  # type: ignore[arg-type]
         assert made.step == steps
 
 
