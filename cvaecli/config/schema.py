@@ -265,7 +265,8 @@ class OptimConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD and Muon (for Muon 0.95 is usual)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Weight decay (decoupled for AdamW and Muon; with muon of the matrices only)."""
+    """Weight decay (decoupled for AdamW and Muon; with muon of the matrices only). Muon wants much more than
+    AdamW: 2 in quickstart, where AdamW has 0.02."""
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
     """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
     steps."""

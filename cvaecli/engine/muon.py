@@ -69,7 +69,7 @@ class Muon(torch.optim.AdamW):
             alike = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[_matrix(p).shape].append(p)
+                    alike[len(p), p[0].numel()].append(p)
             for parameters in alike.values():
                 self._step(parameters, alive, alive * group["lr"], group["weight_decay"])
             for p in group["params"]:
@@ -90,12 +90,12 @@ class Muon(torch.optim.AdamW):
             if isinstance(alive, Tensor):
                 gradient.masked_fill_(alive == 0, 0.0)
             mean = state["momentum_buffer"].lerp_(gradient, (1 - self._momentum) * alive)
-            means.append(_matrix(gradient.lerp_(mean, self._momentum)))  # Nesterov's
+            means.append(_ordered(gradient.lerp_(mean, self._momentum), p).flatten(1))  # Nesterov's
         steps = orthogonalised(torch.stack(means))
         steps *= lr * RMS * max(steps.shape[1:]) ** 0.5
         for p, step in zip(parameters, steps, strict=True):
             p.mul_(1 - lr * weight_decay)
-            _matrix(p).sub_(step)
+            _ordered(p, p).view(len(p), -1).sub_(step)
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -103,11 +103,11 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= SMALLEST
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    """A weight ``[R, I, ...]`` as a matrix ``[R, C]``, a view of it. Columns are in the order in
-    memory, which makes no difference to Muon."""
-    last = weight.movedim(1, -1)
-    return (last if last.is_contiguous() else weight).flatten(1)
+def _ordered(values: Tensor, weight: Tensor) -> Tensor:
+    """Values of a weight's shape, their axes as the weight has them in memory: channels last, or as they are.
+    The order of a matrix's columns makes no difference to Muon."""
+    last = weight.movedim(1, -1).is_contiguous()
+    return values.movedim(1, -1) if last else values
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
