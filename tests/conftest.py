@@ -41,6 +41,14 @@ def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda figure, *to, **how: save(figure, *to, **how | {"dpi": 40}))
 
 
+@pytest.fixture
+def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Muon for the weights of small test models, which it would leave to AdamW."""
+    from cvaecli.engine import muon
+
+    monkeypatch.setattr(muon, "SMALLEST", 4)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the real data: ``$CVAE_SHARED``, or ``shared`` beside the project."""

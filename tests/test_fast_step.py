@@ -18,7 +18,6 @@ from cvaecli import models
 from cvaecli.config import loading as configs
 from cvaecli.config.schema import RunConfig, RuntimeConfig
 from cvaecli.data.clip import Clip
-from cvaecli.engine import muon
 from cvaecli.engine.device import COMPILING_PAYS, Device, compiled
 from cvaecli.engine.events import StepEvent
 from cvaecli.engine.fit import Trainer
@@ -161,11 +160,9 @@ def recorded(trained: Trainer) -> CallAgain:
     ids=["forced", "blend", "free"],
 )
 @pytest.mark.parametrize("name", ["sgd", "muon"])
-def test_replayed_steps_are_the_plain_ones(
-    forcing: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("small_matrices")
+def test_replayed_steps_are_the_plain_ones(forcing: dict[str, Any], name: str) -> None:
     """With a beta and a learning rate that change at every step."""
-    monkeypatch.setattr(muon, "SMALLEST", 4)  # the model is small
     schedules = {"kl": {"schedule": "cyclical", "cycles": 2}, "optim": {"schedule": "cosine", "name": name}}
     plain, replayed = (trainer("pose", forcing, **schedules) for _ in range(2))
     recorded(replayed)
@@ -207,10 +204,8 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 @pytest.mark.parametrize("forcing", [FORCED, FREE], ids=["forced", "free"])
 @pytest.mark.parametrize("family", ["pose", "robot"])
 @pytest.mark.parametrize("name", ["sgd", "muon"])
-def test_an_update_never_waits_for_the_device(
-    family: str, forcing: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(muon, "SMALLEST", 4)  # the models are small
+@pytest.mark.usefixtures("small_matrices")
+def test_an_update_never_waits_for_the_device(family: str, forcing: dict[str, Any], name: str) -> None:
     trained = trainer(family, forcing, train={"grad_clip": None}, optim={"name": name})
     batch, coins = next(trained._batches()), trained._forced(0)
     micro_batches = [trained._loss.groups(batch, 0, 0, coins)]
@@ -259,6 +254,7 @@ def assert_within_rounding(made: list[float], plain: list[float], again: list[fl
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
 @pytest.mark.parametrize("forcing", [FORCED, FREE], ids=["forced", "free"])
 @pytest.mark.parametrize("family", ["pose", "robot"])
+@pytest.mark.usefixtures("small_matrices")
 def test_graphs_on_cuda_make_the_plain_steps(
     family: str, forcing: dict[str, Any], optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from helpers import QUICK, make_config, make_trainer, write_set
 
 from cvaecli import api, checkpoint
-from cvaecli.engine import fit, muon
+from cvaecli.engine import fit
 from cvaecli.engine.batches import Batch
 from cvaecli.engine.events import EpochEvent, StepEvent
 from cvaecli.engine.fit import Trainer
@@ -49,10 +49,10 @@ def equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b)
 
 
+@pytest.mark.usefixtures("small_matrices")
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon", "sgd"])
 def test_a_step_that_is_not_finite_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step too, for which an optimiser has no moments yet. This model has batch norm."""
-    monkeypatch.setattr(muon, "SMALLEST", 4)  # the model is small
     trainer = make_trainer(make_config(optim={"name": name}, train=EVERY_STEP))
     poisoned(trainer, monkeypatch, 0, 2)
     states = [state(trainer)]

@@ -99,7 +99,7 @@ class Muon(torch.optim.AdamW):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon pays for this parameter."""
+    """Whether a parameter is a matrix large enough for Muon."""
     return parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= SMALLEST
 
 
