@@ -19,7 +19,7 @@ import pytest
 import yaml
 from helpers import cvae
 
-from cvaecli.api import pages
+from cvaecli.api import sampling
 from cvaecli.errors import UserError
 from cvaecli.pages import compare, diagnosis, folders, paired, pictures, render, report, settings
 
@@ -573,14 +573,14 @@ def test_a_video_of_another_checkpoint_is_not_shown_and_made_again(
     metrics.write_text(
         json.dumps(summary | {"protocol": summary["protocol"] | {"checkpoint_fingerprint": "new"}})
     )
-    monkeypatch.setattr(pages, "frames", lambda run, split, count, **_: made.append(count))
+    monkeypatch.setattr(sampling, "sample", lambda run, split, *, frames, **_: made.append(frames))
     frames = np.zeros((6, 8, 8, 3), np.uint8)
     for weights, again in (("new", []), ("old", [6])):
         (run / "predictions").mkdir(exist_ok=True)
         given = {"truth": frames, "samples": frames[None, 1:], "first": np.array(1)}
         np.savez(run / "predictions" / "val-0-frames.npz", checkpoint=np.array(weights), **given)
         assert (pictures.video_of(run, "val") is None) == bool(again)
-        pages.add_frames([run], "val", 6)
+        sampling.add_frames([run], "val", 6)
         assert made == again
 
 

@@ -12,7 +12,7 @@ import torch
 from helpers import cvae
 
 from cvaecli import api, checkpoint
-from cvaecli.api.prediction import futures
+from cvaecli.api.sampling import sample
 from cvaecli.config import loading as configs
 from cvaecli.errors import UserError
 from cvaecli.synthetic import robot as pushing
@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_samples_are_those_of_the_validation(trained: Path) -> None:
-    made = futures(trained, split="test", sequence=1, samples=3)
+    made = sample(trained, "test", 1, samples=3)
     with np.load(made) as file:
         truth, drawn, first = file["truth"], file["samples"], int(file["first"])
     assert truth.shape == (7, 32, 32, 3) and drawn.shape == (3, 5, 32, 32, 3) and first == 2
@@ -56,14 +56,14 @@ def test_samples_are_those_of_the_validation(trained: Path) -> None:
     scored = api.validate(trained, ["eval.samples=3"], split="test")
     assert psnr.mean() == pytest.approx(scored["clips"][1]["psnr"], abs=0.02)
     assert psnr.max() - psnr.min() > 0.01, "and they differ"
-    again = futures(trained, split="test", sequence=1, samples=2)
+    again = sample(trained, "test", 1, samples=2)
     with np.load(again) as file:
         assert (file["samples"] == drawn[:2]).all(), "a sample does not depend on how many there are"
 
 
 def test_a_clip_that_is_not_there(trained: Path) -> None:
     with pytest.raises(UserError, match="--sequence 2: test has sequences 0 to 1"):
-        futures(trained, split="test", sequence=2)
+        sample(trained, "test", 2)
 
 
 def test_python_draws_what_the_command_draws(trained: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def plot(
     A run without the files that a comparison needs is left out, with a warning to the reporter.
 
     Figures are drawn from the runs' files. Only the kind ``samples`` uses the models: it first predicts one
-    clip ``samples`` times with each, see ``prediction.futures``.
+    clip ``samples`` times with each, see ``sampling.sample``.
 
     Args:
         kind: see ``plots.plot``.
@@ -54,11 +54,13 @@ def plot(
     specs: Sequence[str | Path | None] = run_specs or [None]
     folders = [find_run(spec, runs).path for spec in specs]
     if kind == "samples":
-        from .prediction import futures
+        from .sampling import sample
 
+        if samples < 2:
+            raise UserError(f"samples={samples}: the figure compares samples", "choose 2 or more")
         split = split or "test"
         for folder in folders:
-            futures(folder, split=split, sequence=sequence, samples=samples, reporter=reporter)
+            sample(folder, split, sequence, samples=samples, reporter=reporter)
     warn = reporter.warn if reporter else None
     return plots.plot(kind, folders, out, labels=labels or None, split=split, log=log, warn=warn)
 

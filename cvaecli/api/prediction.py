@@ -1,4 +1,4 @@
-"""Predict videos, show them beside the truth, and sample several futures of one clip.
+"""Predict videos, and show them beside the truth.
 
 Videos are predicted several at a time and written piece by piece: memory does not grow with their length.
 """
@@ -22,12 +22,11 @@ from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.batches import stacked
 from ..engine.device import Device
-from ..engine.evaluate import neighbours, predicted_frames
+from ..engine.evaluate import neighbours
 from ..engine.portable import Call, played
 from ..engine.prefetch import on_host
 from ..engine.rollout import Noise, prior_noise, rollout
 from ..errors import UserError
-from ..files import replacing
 from ..media import panels
 from ..media import submission as submissions
 from ..media.background import Consumer
@@ -107,11 +106,11 @@ def predict(
     home, _, config, model, device, _ = opened
     data = load_data(config, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
-    chosen = dict(_chosen(data, split, sequence))
+    chosen = dict(find_clips(data, split, sequence))
     several = len(chosen) > 1 or out is None
     out = home.path / "predictions" / f"{split}.gif" if out is None else Path(out)
     jobs, row = [], 0
-    for number, clip in _chosen(data, split, "all") if submission else chosen.items():
+    for number, clip in find_clips(data, split, "all") if submission else chosen.items():
         n = _length(clip, frames, config)
         for sample in range(samples if number in chosen else 1):
             parts = [*([number] if several else []), *([f"s{sample}"] if samples > 1 else [])]
@@ -175,7 +174,8 @@ def _write(
     reporter.note(f"{title}: predicted and wrote {videos}{n} frames in {seconds:.2f} s")
 
 
-def _chosen(data: VideoData, split: str, sequence: int | str) -> list[tuple[int, Clip]]:
+def find_clips(data: VideoData, split: str, sequence: int | str) -> list[tuple[int, Clip]]:
+    """One clip of a split, or all, each with its number. Raises `UserError` if there is no such clip."""
     if split not in data.splits:
         raise UserError(
             f"--split {split}: the data have no such split", f"there are: {', '.join(data.splits)}"
@@ -240,7 +240,7 @@ def export_gif(
     home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
     data = load_data(config, (split,) if split else (), reporter)
     split = split or _split_with_truth(data, config)
-    ((number, clip),) = _chosen(data, split, int(sequence))
+    ((number, clip),) = find_clips(data, split, int(sequence))
     n = _length(clip, frames, config)
     out = home.path / "predictions" / f"{split}-{number}-panels.gif" if out is None else Path(out)
     scale = scale or max(1, 200 // clip.frames.shape[2])
@@ -270,51 +270,6 @@ def _split_with_truth(data: VideoData, config: RunConfig) -> str:
         if any(clip.n_frames > config.data.n_past for clip in data.splits.get(split, [])):
             return split
     return next(iter(data.splits), "val")
-
-
-def futures(
-    run: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    split: str = "test",
-    sequence: int = 0,
-    samples: int = 16,
-    runs: Path = RUNS,
-    reporter: Reporter | None = None,
-) -> Path:
-    """Predict one clip several times, for ``plot("samples", ...)``. ``validate`` scores the same samples.
-
-    Args:
-        run: see ``run.find``.
-        overrides: see ``predict``.
-        split, sequence: which clip; it must have true frames to predict.
-        samples: N, at least 2.
-
-    Returns:
-        ``RUN/predictions/<split>-<sequence>-futures.npz``: ``truth`` uint8 ``[T, H, W, 3]``, ``samples``
-        uint8 ``[N, T - first, H, W, 3]``, ``first``: the first predicted frame's number.
-
-    Raises:
-        UserError: no such clip, or one without true frames to predict.
-    """
-    reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
-    ((_, clip),) = _chosen(load_data(config, (split,), reporter), split, sequence)
-    P = config.data.n_past
-    K = predicted_frames(clip, P, config.data.n_future)
-    if K < 1:
-        raise UserError(f"{clip.name}: has no true frames to compare with", "choose another split")
-    drawn = []
-    with reporter.task(f"Sampling futures of {clip.name}") as advance:
-        for sample in range(samples):
-            _given, *pieces = predicted(model, [Video(clip, P + K, sample)], config, device)
-            drawn.append(np.concatenate(pieces, 1)[0])
-            advance(sample + 1, samples)
-    path = home.path / "predictions" / f"{split}-{sequence}-futures.npz"
-    truth = np.moveaxis(np.array(clip.frames[: P + K]), 1, -1)
-    with replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, truth=truth, samples=np.stack(drawn), first=P)
-    return path
 
 
 def predicted(

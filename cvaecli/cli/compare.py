@@ -61,7 +61,7 @@ def compare(
             render.check_suffix(out.suffix.lower(), pages.SUFFIXES, out)
         found = pages.compare(runs or [], split)
         if frames is not None:
-            from ..api.pages import add_frames
+            from ..api.sampling import add_frames
 
             shown = [s.counted[0].path for group in found.groups for s in group.ranked]
             add_frames(shown, found.split, frames, reporter=console)

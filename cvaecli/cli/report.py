@@ -43,7 +43,7 @@ def report(
         render.check_suffix(out.suffix.lower(), (".html",), out)
         split = folders.choose_split([folder], split)
         if frames is not None:
-            from ..api.pages import add_frames
+            from ..api.sampling import add_frames
 
             add_frames([folder], split, frames, reporter=console)
         console.written([pages.write(folder, out, split)])

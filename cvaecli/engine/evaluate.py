@@ -29,9 +29,10 @@ Progress = Callable[[int, int], None]
 STRIP_COLUMNS = 10
 
 
-def predicted_frames(clip: Clip, n_past: int, *limits: int | None) -> int:
-    """How many frames of a clip an evaluation predicts: all that have a true frame, up to the limits."""
-    return min([clip.n_frames - n_past, *(limit for limit in limits if limit is not None)])
+def predicted_frames(clip: Clip, n_past: int, limit: int | None) -> int:
+    """How many frames of a clip an evaluation predicts: all that have a true frame, up to the limit."""
+    frames = clip.n_frames - n_past
+    return frames if limit is None else min(frames, limit)
 
 
 def evaluate(
