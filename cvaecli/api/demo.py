@@ -22,7 +22,7 @@ from ..models.base import State
 from ..reporter import Reporter, Silent
 from ..seeding import stream
 from ..synthetic.puppet import Puppet
-from .loading import RUNS, load_data, open_run
+from .loading import load_data, open_run
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,10 +47,9 @@ class Stage:
         run: str | Path | None = None,
         overrides: Sequence[str] = (),
         *,
-        runs: Path = RUNS,
         reporter: Reporter | None = None,
     ) -> None:
-        self._opened = open_run(run, overrides, runs)
+        self._opened = open_run(run, overrides)
         config = self._opened.config
         data = load_data(config, (), reporter or Silent())
         self._n_past = config.data.n_past

@@ -223,13 +223,10 @@ class Plan(BaseModel):
                 return f"{axis.name} was {','.join(was.values)}, is now {','.join(axis.values)}"
         if (self.trials or 0) < (old.trials or 0):
             return f"--trials was {old.trials}, is now {self.trials}"
-        compared = (
-            [old.example()] if self.kind == "search" else [old.config_of(c.overrides) for c in old.cells]
-        )
-        again = (
-            [self.example()] if self.kind == "search" else [self.config_of(c.overrides) for c in old.cells]
-        )
-        return next((text for text in map(difference, compared, again) if text), "")
+        if self.kind == "search":
+            return difference(old.example(), self.example())
+        pairs = ((old.config_of(cell.overrides), self.config_of(cell.overrides)) for cell in old.cells)
+        return next((text for one, other in pairs if (text := difference(one, other))), "")
 
     # --- making, reading, writing -----------------------------------------------------------------
 
