@@ -96,18 +96,19 @@ def tfr(forcing: TeacherForcingConfig, epoch: int) -> float:
 
 
 def learning_rate(optim: OptimConfig, step: int, epoch: int, *, total_steps: int) -> float:
-    """Learning rate of a step: linear warm-up times constant, MultiStep or cosine decay.
+    """Learning rate of a step: linear warm-up times constant, MultiStep, cosine or polynomial decay.
 
-    Cosine runs from ``lr`` after the warm-up to ``min_lr`` at the last step (Loshchilov & Hutter
-    2017, without restarts).
+    Cosine (Loshchilov & Hutter 2017, without restarts) and polynomial, ``(1 - t) ** power``, run from ``lr``
+    after the warm-up to ``min_lr`` at the last step.
     """
     warm = min((step + 1) / (optim.warmup_steps + 1), 1.0)
     if optim.schedule == "multistep":
         falls = bisect.bisect_right(sorted(optim.milestones), epoch)
         return warm * optim.lr * optim.gamma**falls
-    if optim.schedule == "cosine":
+    if optim.schedule in ("cosine", "polynomial"):
         span = max(total_steps - 1 - optim.warmup_steps, 1)
         progress = min(max(step - optim.warmup_steps, 0) / span, 1.0)
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-        return warm * (optim.min_lr + (optim.lr - optim.min_lr) * cosine)
+        height = cosine if optim.schedule == "cosine" else (1.0 - progress) ** optim.power
+        return warm * (optim.min_lr + (optim.lr - optim.min_lr) * height)
     return warm * optim.lr

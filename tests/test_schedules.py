@@ -239,7 +239,7 @@ def test_cosine_from_lr_to_min_lr() -> None:
     assert rates(OptimConfig(schedule="cosine", lr=1.0), 4, 5)[-1] == pytest.approx(0, abs=1e-15)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine", "polynomial"])
 def test_warm_up_rises_linearly_and_arrives(schedule: str) -> None:
     optim = OptimConfig(schedule=schedule, lr=1.0, warmup_steps=4, milestones=[9])
     assert rates(optim, 1, 12)[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -249,6 +249,15 @@ def test_warm_up_rises_linearly_and_arrives(schedule: str) -> None:
 def test_cosine_after_warm_up_ends_at_min_lr() -> None:
     optim = OptimConfig(schedule="cosine", lr=1.0, min_lr=0.1, warmup_steps=2)
     assert rates(optim, 7) == pytest.approx([1 / 3, 2 / 3, 1.0, 0.8681981, 0.55, 0.2318019, 0.1], abs=1e-7)
+
+
+def test_polynomial_from_lr_to_min_lr() -> None:
+    optim = OptimConfig(schedule="polynomial", lr=1.0, min_lr=0.2)
+    # Over 4 intervals: 0.2 + 0.8 * (1 - k / 4) ** 2.
+    assert rates(optim, 5) == pytest.approx([1.0, 0.65, 0.4, 0.25, 0.2])
+    assert rates(optim.model_copy(update={"power": 1.0}), 5) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    assert rates(optim.model_copy(update={"warmup_steps": 2}), 5)[2:] == pytest.approx([1.0, 0.4, 0.2])
+    assert rates(optim, 1, 1) == [1.0]
 
 
 # --- all of them --------------------------------------------------------------------------------------

@@ -267,15 +267,17 @@ class OptimConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay (decoupled for AdamW and Muon; with muon of the matrices only). Muon wants much more than
     AdamW: 2 in quickstart, where AdamW has 0.02."""
-    schedule: Literal["constant", "multistep", "cosine"] = "multistep"
+    schedule: Literal["constant", "multistep", "cosine", "polynomial"] = "multistep"
     """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
-    steps."""
+    steps. polynomial: the same as (1 - t) ** power, where t goes from 0 to 1; it suits Muon."""
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
     """Epochs at which multistep lowers the rate."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of multistep at each milestone."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Final rate of cosine."""
+    """Final rate of cosine and polynomial."""
+    power: Annotated[float, Field(gt=0)] = 2.0
+    """Exponent of polynomial; 1 is a straight line."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up from 0, with any schedule."""
 
