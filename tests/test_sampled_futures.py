@@ -74,6 +74,8 @@ def test_python_draws_what_the_command_draws(trained: Path, tmp_path: Path) -> N
     assert path.stat().st_size > 10_000
     with np.load(kept) as file:
         assert len(file["samples"]) == 2
+    with pytest.raises(UserError, match="samples=1"):
+        api.plot("samples", [trained], samples=1)
     with pytest.raises(UserError, match="--label"):
         api.plot("compare", [trained], labels=["mine"])
 
