@@ -269,7 +269,8 @@ class OptimConfig(Section):
     AdamW: 2 in quickstart, where AdamW has 0.02."""
     schedule: Literal["constant", "multistep", "cosine", "polynomial"] = "multistep"
     """constant: lr throughout. multistep: times gamma at each milestone. cosine: from lr to min_lr over all
-    steps. polynomial: the same as (1 - t) ** power, where t goes from 0 to 1; it suits Muon."""
+    steps. polynomial: the same as (1 - t) ** power, where t goes from 0 to 1; with Muon it is better than
+    cosine if the weight decay is strong (10), worse if it is 2."""
     milestones: list[Annotated[int, Field(ge=0)]] = Field(default=[2, 5])
     """Epochs at which multistep lowers the rate."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
