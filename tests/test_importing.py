@@ -18,7 +18,16 @@ from PIL import Image
 from cvaecli import media
 from cvaecli.data.loading import check, load
 from cvaecli.errors import UserError
-from cvaecli.importing import detector, drawing, importer, keypoints, quality, skeletons, textures
+from cvaecli.importing import (
+    detector,
+    drawing,
+    importer,
+    keypoint_files,
+    keypoints,
+    quality,
+    skeletons,
+    textures,
+)
 from cvaecli.importing.film import Shot, open_film
 from cvaecli.importing.importer import at_rate, import_film
 from cvaecli.importing.keypoints import Person
@@ -223,7 +232,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_formats(name: str, tmp_path: Path) -> None:
-    found = keypoints.read(WRITERS[name](tmp_path / name))
+    found = keypoint_files.read(WRITERS[name](tmp_path / name))
     assert sorted(found.frames) == list(range(COUNT)) and found.length == (None if "plain" in name else COUNT)
     for number in (0, 11):
         (person,) = found.people(number, "all")
@@ -241,7 +250,7 @@ def test_whom_to_draw(tmp_path: Path) -> None:
     path.write_text(
         "frame,person,name,x,y\n0,ann,a,1,1\n0,ann,b,5,5\n0,bob,a,10,10\n0,bob,b,40,40\n1,ann,a,2,2\n"
     )
-    found = keypoints.read(path)
+    found = keypoint_files.read(path)
     assert [[p.name for p in found.people(0, who)] for who in ("all", "largest", "ann", "eve")] == [
         ["ann", "bob"],
         ["bob"],
@@ -258,7 +267,7 @@ def test_individuals_of_deeplabcut(tmp_path: Path) -> None:
         "scorer,n,n,n,n,n,n\nindividuals,m1,m1,m1,m2,m2,m2\nbodyparts,tail,tail,tail,tail,tail,tail\n"
         "coords,x,y,likelihood,x,y,likelihood\n0,1,2,0.5,3,4,0.9\n1,,,,5,6,NaN\n2,1,2,0.4,7,-8,0.3\n"
     )
-    found = keypoints.read(path)
+    found = keypoint_files.read(path)
     seen = {n: [(p.name, *p.points[0].tolist()) for p in found.people(n, "all")] for n in range(3)}
     assert seen == {
         0: [("m1", 1, 2, 0.5), ("m2", 3, 4, 0.9)],
@@ -282,7 +291,7 @@ def test_individuals_of_deeplabcut(tmp_path: Path) -> None:
 def test_bad_openpose(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "0.json").write_text(text)
     with pytest.raises(UserError, match=says) as caught:
-        keypoints.read(tmp_path)
+        keypoint_files.read(tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "0.json"))
 
 
@@ -303,7 +312,7 @@ def test_bad_openpose(text: str, says: str, tmp_path: Path) -> None:
 def test_bad_tables(name: str, text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as caught:
-        keypoints.read(tmp_path / name)
+        keypoint_files.read(tmp_path / name)
     assert says in str(caught.value) and str(tmp_path / name) in str(caught.value)
 
 

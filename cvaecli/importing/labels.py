@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from ..media.panels import Frame
-from . import drawing, keypoints, skeletons, textures
+from . import drawing, keypoint_files, skeletons, textures
 from .keypoints import Keypoints, Person
 from .options import Options
 
@@ -73,7 +73,7 @@ class Labels:
                 hint = f"give keypoints, or {', '.join([DETECTED, *TEXTURES])}"
                 raise UserError(f"--labels {path}: no such file or folder", hint)
             named = self._skeleton if isinstance(self._skeleton, skeletons.Skeleton) else None
-            self._points = keypoints.read(path, named)
+            self._points = keypoint_files.read(path, named)
             self._skeleton = skeletons.choose(self._skeleton, self._points.names)
 
     def check_size(self, width: int, height: int) -> None:
@@ -105,7 +105,7 @@ class Labels:
     def take_detected(self, table: Path, film: Path) -> None:
         """Use what the detector found, a plain table in pixels of the film. Raises `UserError` if it is
         empty."""
-        self._points = keypoints.read(table)
+        self._points = keypoint_files.read(table)
         if not self._points.frames:
             raise UserError(f"{film}: the detector found nobody", "give keypoints, or --labels foreground")
         self._skeleton = skeletons.choose(self._skeleton, self._points.names)

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..data.clip import Clip
 from ..data.dance.cuts import flat
-from .keypoints import Person, extent, read
+from .keypoint_files import read
+from .keypoints import Person, extent
 
 JUMP = 0.25
 """A figure jumps if its points move, in the median, by more than this share of its size from frame to frame:
