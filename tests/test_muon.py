@@ -18,7 +18,7 @@ def plainly(matrices: torch.Tensor) -> torch.Tensor:
     """The iteration as it is published, in float64."""
     a, b, c = COEFFICIENTS
     X = matrices.double()
-    X = X / torch.linalg.matrix_norm(X)[:, None, None]
+    X = X / torch.linalg.matrix_norm(X)
     for _ in range(ITERATIONS):
         square = X @ X.mT
         X = a * X + b * square @ X + c * square @ square @ X
@@ -28,7 +28,7 @@ def plainly(matrices: torch.Tensor) -> torch.Tensor:
 def with_singular_values(values: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     left = torch.linalg.qr(torch.randn(rows, len(values), dtype=torch.float64)).Q
     right = torch.linalg.qr(torch.randn(columns, len(values), dtype=torch.float64)).Q
-    return (left * values @ right.mT).float()[None]
+    return (left * values @ right.mT).float()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(40, 90), (90, 40), (64, 64)])
@@ -37,7 +37,7 @@ def test_it_is_the_published_iteration(rows: int, columns: int, decades: int) ->
     """Also where the smallest singular values are lost in the rounding of the largest."""
     torch.manual_seed(0)
     given = with_singular_values(torch.logspace(0, -decades, 40, dtype=torch.float64), rows, columns)
-    made = orthogonalised(given)
+    made = orthogonalised([given])[0]
     torch.testing.assert_close(made.double(), plainly(given), rtol=0, atol=1e-3)
     if decades <= 2 and min(rows, columns) == 40:
         values = torch.linalg.svdvals(made)
@@ -45,12 +45,14 @@ def test_it_is_the_published_iteration(rows: int, columns: int, decades: int) ->
 
 
 def test_matrices_do_not_mix_and_zeros_stay_zeros() -> None:
+    """Their longer sides differ."""
     torch.manual_seed(0)
-    given = torch.randn(3, 32, 50)
-    given[1] = 0
+    given = [torch.randn(32, 50), torch.zeros(32, 50), torch.randn(70, 32), torch.randn(32, 32)]
     made = orthogonalised(given)
     assert torch.equal(made[1], torch.zeros(32, 50))
-    torch.testing.assert_close(made[2:], orthogonalised(given[2:]))
+    for one, alone in zip(made, given, strict=True):
+        assert one.shape == alone.shape
+        torch.testing.assert_close(one, orthogonalised([alone])[0])
 
 
 def test_steps_of_matrices_are_those_of_pytorchs_muon() -> None:

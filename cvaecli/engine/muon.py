@@ -69,7 +69,7 @@ class Muon(torch.optim.AdamW):
             alike = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[len(p), p[0].numel()].append(p)
+                    alike[min(len(p), p[0].numel())].append(p)
             for parameters in alike.values():
                 self._step(parameters, alive, alive * group["lr"], group["weight_decay"])
             for p in group["params"]:
@@ -79,7 +79,7 @@ class Muon(torch.optim.AdamW):
     def _step(
         self, parameters: Sequence[Tensor], alive: float | Tensor, lr: float | Tensor, weight_decay: float
     ) -> None:
-        """Step of some matrices of one shape."""
+        """Step of some matrices whose shorter sides are equal."""
         means = []
         for p in parameters:
             state, gradient = self.state[p], p.grad
@@ -91,11 +91,9 @@ class Muon(torch.optim.AdamW):
                 gradient.masked_fill_(alive == 0, 0.0)
             mean = state["momentum_buffer"].lerp_(gradient, (1 - self._momentum) * alive)
             means.append(_ordered(gradient.lerp_(mean, self._momentum), p).flatten(1))  # Nesterov's
-        steps = orthogonalised(torch.stack(means))
-        steps *= lr * RMS * max(steps.shape[1:]) ** 0.5
-        for p, step in zip(parameters, steps, strict=True):
+        for p, step in zip(parameters, orthogonalised(means), strict=True):
             p.mul_(1 - lr * weight_decay)
-            _ordered(p, p).view(len(p), -1).sub_(step)
+            _ordered(p, p).view(len(p), -1).sub_(step * (lr * RMS * max(step.shape) ** 0.5))
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -110,25 +108,26 @@ def _ordered(values: Tensor, weight: Tensor) -> Tensor:
     return values.movedim(1, -1) if last else values
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
     """The matrices with their singular values moved to between 0.7 and 1.2, except very small ones.
 
     Five iterations ``X <- a X + b X X' X + c (X X')² X``. They are done on ``X X'``, which is smaller than X;
-    that needs the precision of float32.
+    that needs the precision of float32. All ``X X'`` have one size, so each iteration is done on all at once.
 
     Args:
-        matrices: ``[N, R, C]``, float32.
+        matrices: float32; their shorter sides are equal.
     """
-    if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalised(matrices.mT).mT
     a, b, c = COEFFICIENTS
-    X = matrices / (torch.linalg.matrix_norm(matrices)[:, None, None] + 1e-12)
-    gram, total = X @ X.mT, None
+    wide = [X if len(X) <= X.shape[1] else X.T for X in matrices]
+    gram, total = torch.stack([X @ X.T for X in wide]), None
+    norms = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=1e-12)
+    gram = gram / norms.square()[:, None, None]
     for n in range(ITERATIONS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
         total = factor if total is None else factor @ total
         if n < ITERATIONS - 1:
             gram = factor @ gram @ factor
-    step: Tensor = total @ X
-    return step
+    assert total is not None
+    steps = [turn @ X for turn, X in zip(total / norms[:, None, None], wide, strict=True)]
+    return [step if len(X) <= X.shape[1] else step.T for step, X in zip(steps, matrices, strict=True)]

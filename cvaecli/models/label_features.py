@@ -28,9 +28,10 @@ def label_features(label: Tensor, hues: int = 0, dtype: torch.dtype | None = Non
         dtype: of the result; the label's own when unset.
 
     Returns:
-        ``[B, channels(C, hues), H, W]``.
+        ``[B, channels(C, hues), H, W]``, channels-last in memory.
     """
-    ink = (split_hues(1.0 - label, hues) if hues else 1.0 - label).to(dtype or label.dtype)
+    ink = split_hues(1.0 - label, hues) if hues else 1.0 - label
+    ink = ink.to(dtype or label.dtype, memory_format=torch.channels_last)
     near = _max_of_3x3(ink)
     halo = _mean_of_5x5(_max_of_3x3(_max_of_3x3(near)))
     return torch.cat((ink, near, halo), 1)

@@ -256,10 +256,11 @@ class ReferenceCVAE(VideoCVAE):
 
     def _start(self, reference: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The reference, and the stem's output for it and its label."""
-        parts = [self._pad(reference) * 2 - 1]
+        picture = self._pad(reference) * 2 - 1
         if self.vector is None:
-            parts.append(self._features(label))
-        return reference, self._stem(torch.cat(parts, 1), 0)
+            seen = self._features(label)
+            picture = torch.cat((picture.to(seen.dtype, memory_format=torch.channels_last), seen), 1)
+        return reference, self._stem(picture, 0)
 
     def _features(self, label: Tensor) -> Tensor:
         kind = label.device.type
