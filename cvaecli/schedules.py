@@ -108,9 +108,7 @@ def learning_rate(optim: OptimConfig, step: int, epoch: int, *, total_steps: int
     if optim.schedule in ("cosine", "polynomial"):
         span = max(total_steps - 1 - optim.warmup_steps, 1)
         progress = min(max(step - optim.warmup_steps, 0) / span, 1.0)
-        if optim.schedule == "cosine":
-            height = 0.5 * (1.0 + math.cos(math.pi * progress))
-        else:
-            height = (1.0 - progress) ** optim.power
+        cosine = optim.schedule == "cosine"
+        height = 1.0 - _ramp("cosine", progress) if cosine else (1.0 - progress) ** optim.power
         return warm * (optim.min_lr + (optim.lr - optim.min_lr) * height)
     return warm * optim.lr

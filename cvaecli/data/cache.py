@@ -259,7 +259,6 @@ def store(
     key: str,
     splits: Mapping[str, Sequence[Clip]],
     source: str,
-    warnings: Sequence[str] = (),
     condition_parts: Mapping[str, slice] | None = None,
 ) -> VideoData:
     """Writes clips from memory and opens the new entry. Arguments: see `VideoData`.
@@ -269,7 +268,7 @@ def store(
     """
     size = sum(clip.frames.nbytes + clip.condition.nbytes for clips in splits.values() for clip in clips)
     with writer(key, size) as entry:
-        entry.source, entry.warnings = source, list(warnings)
+        entry.source = source
         entry.condition_parts = dict(condition_parts or {})
         for split, clips in splits.items():
             for number, clip in enumerate(clips):

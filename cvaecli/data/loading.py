@@ -251,5 +251,5 @@ def _built_in(kind: str, height: int, width: int, seed: int) -> VideoData:
     if data is None:
         splits = import_module(declared.module).generate(height, width, seed=seed)
         source = f"built-in synthetic set, seed {seed}"
-        data = cache.store(key, splits, source, condition_parts=KINDS[kind].condition_parts)
+        data = cache.store(key, splits, source, KINDS[kind].condition_parts)
     return data
