@@ -190,6 +190,17 @@ def test_every_second_number_is_no_gap(dance_set: MakeSet) -> None:
     assert not data.warnings
 
 
+def test_a_gap_between_every_second_number(dance_set: MakeSet) -> None:
+    root = dance_set(train=16)
+    for number in (1, 3, 5, 6, 7, 9, 11, 13, 15):
+        remove(root, "train", number)
+    data = opened(root)
+    assert names(data) == ["train/0-4", "train/8-14"]
+    assert any("skips from 4 to 8" in line for line in data.warnings)
+    (root / "clips.csv").write_text("split,first,last\ntrain,8,12\n")
+    assert names(opened(root)) == ["train/8-12"]
+
+
 def test_short_clips_are_left_out(dance_set: MakeSet) -> None:
     root = dance_set(train=12)
     remove(root, "train", 2)

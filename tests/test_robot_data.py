@@ -339,6 +339,7 @@ def test_condition_stats_of_the_frames_that_are_used() -> None:
     true = np.concatenate([rows[0][1:], rows[1][1:5]]).astype(np.float64)
     np.testing.assert_allclose(mean, true.mean(0), rtol=1e-6)
     np.testing.assert_allclose(std, true.std(0), rtol=1e-6)
+    assert [first_frames([100], share) for share in (0.29, 0.57, 0.58)] == [[29], [57], [58]]
     whole = condition_stats(clips, first_frames([10, 10, 10], 1.0))
     assert all((a == b).all() for a, b in zip(whole, condition_stats(clips), strict=True))
     with pytest.raises(UserError, match=r"data.partial: leaves fewer than two frames"):

@@ -49,7 +49,7 @@ def first_frames(lengths: Sequence[int], share: float) -> list[int]:
         lengths: number of frames of each clip, in order.
         share: ``data.partial``, in (0, 1].
     """
-    left = int(sum(lengths) * share)
+    left = int(sum(lengths) * share + 1e-9)  # 0.29 of 100 is 29, although 0.29 * 100 is 28.999...
     kept = []
     for length in lengths:
         kept.append(min(length, left))

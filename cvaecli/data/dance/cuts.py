@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,9 +181,8 @@ def _read_row(
 
 
 def _stride(numbers: Sequence[int]) -> int:
-    """The distance between consecutive numbers if it is always the same (0, 2, 4, ...), else 1."""
-    steps = {b - a for a, b in itertools.pairwise(numbers)}
-    return steps.pop() if len(steps) == 1 else 1
+    """The largest step with which all numbers can be counted: 2 for 0, 2, 4, 10, 12."""
+    return math.gcd(*(b - a for a, b in itertools.pairwise(numbers))) or 1
 
 
 def gaps(numbers: Sequence[int]) -> list[int]:
