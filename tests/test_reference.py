@@ -258,6 +258,12 @@ def test_bf16_runs_and_stays_near() -> None:
     assert float((exact.x_hat - rounded.x_hat).abs().max()) < 0.05
 
 
+@pytest.mark.parametrize(("channels", "heads"), [(16, 1), (64, 2), (112, 2), (160, 5), (176, 4), (208, 4)])
+def test_attention_with_any_width(channels: int, heads: int) -> None:
+    attention = SelfAttention(channels)
+    assert attention.heads == heads and attention(torch.randn(2, channels, 3, 4)).shape == (2, channels, 3, 4)
+
+
 def test_mistakes_name_the_key() -> None:
     with pytest.raises(UserError, match="label_hues: the conditions are vectors"):
         ReferenceCVAE(ReferenceConfig(**SMALL, label_hues=8), (7,))

@@ -144,7 +144,10 @@ def test_resuming_is_exact(run: Run, root: Path, tmp_path: Path) -> None:
 def test_batch_norm_needs_two(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.batch_size: 1") as caught:
         api.train(settings(root, "model.norm=batch", "train.batch_size=1"), runs=tmp_path / "runs")
-    assert "model.norm=group" in caught.value.hint
+    assert "model.norm=group" in caught.value.hint and not (tmp_path / "runs").exists()
+    divided = "train.batch_size=4", "train.accumulate=4"
+    with pytest.raises(UserError, match="1 row in a micro-batch"):
+        api.train(settings(root, "model.norm=batch", *divided), runs=tmp_path / "runs")
 
 
 def test_label_models_refuse_vectors(root: Path) -> None:

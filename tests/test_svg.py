@@ -397,7 +397,9 @@ def test_refuses_data_it_cannot_use() -> None:
         build().noise_shapes((64, 72))
     frames = torch.rand(1, 2, 3, *SIZE)
     with pytest.raises(UserError, match=r"train\.batch_size: 1"):
-        build().train().encode(torch.zeros(1, 2, D), frames)
+        build().check_batches(SIZE, rows=1)
+    build().check_batches(SIZE, rows=2)
+    build(norm="group").check_batches(SIZE, rows=1)
     build(norm="group").train().encode(torch.zeros(1, 2, D), frames)
     build().encode(torch.zeros(1, 2, D), frames)
 

@@ -69,6 +69,8 @@ class Trainer:
         self.config, self.device, self._val = config, device, list(val)[: config.eval.clips]
         self.world, self._split = world, Split.of(config.train, world.rank, world.size)
         check_augmentation(config.train.augment, train)
+        H, W = train[0].frames.shape[2:]
+        model.check_batches((H, W), self._split.fewest)
         self.model = device.place(model)
         self.initial = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
         self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None

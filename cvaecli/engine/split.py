@@ -80,6 +80,11 @@ class Split:
         return self.prior_rows / self.batch_size
 
     @property
+    def fewest(self) -> int:
+        """Fewest rows of one kind in a micro-batch, those of all processes together."""
+        return min(rows for rows in (self.posterior_rows, self.prior_rows) if rows) // self.accumulate
+
+    @property
     def mine(self) -> Rows:
         """The rows of this process, as numbers in the global batch."""
         return self._rows(self.rank * self.accumulate, (self.rank + 1) * self.accumulate)

@@ -130,6 +130,18 @@ class VideoCVAE(nn.Module, ABC):
             size: (H, W) of the frames.
         """
 
+    def check_batches(self, size: tuple[int, int], rows: int) -> None:
+        """Refuse training batches that the model cannot train on.
+
+        Args:
+            size: (H, W) of the frames.
+            rows: number of rows that pass through the model together, at the least.
+
+        Raises:
+            UserError: there are too few rows, or the frames have a size that the model cannot have.
+        """
+        self.noise_shapes(size)
+
     def set_condition_stats(self, mean: Tensor, std: Tensor) -> None:
         """Receive the mean and standard deviation ``[D]`` of the training clips' condition vectors.
 

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .latents import last_convolution
 
 FEW_CELLS = 256  # up to this number the attention weights for all pairs of cells take little memory
-HEAD_WIDTH = 32  # channels of an attention head
+HEAD_WIDTH = 32  # fewest channels of an attention head, if the model has as many
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -59,7 +59,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD_WIDTH)
+        most = max(1, channels // HEAD_WIDTH)
+        self.heads = next(n for n in range(most, 0, -1) if channels % n == 0)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)

@@ -45,7 +45,7 @@ from ..base import (
     follows,
 )
 from ..latents import clamp_logvar, standard_normal
-from ..layers import at_least_float32, join_time, several_processes, split_time
+from ..layers import at_least_float32, join_time, split_time
 from .backbones import BACKBONES, CELL, STAGES, Decoder, Encoder, Layer
 from .checkpoint import load_original, original_settings
 from .init import initialise, initialise_scaled
@@ -219,6 +219,16 @@ class SVG(VideoCVAE):
         maps = [(n, H * 2**s // cell, W * 2**s // cell) for s, n in enumerate(self.config.levels)]
         return [(self.config.z_dim,), *maps]
 
+    def check_batches(self, size: tuple[int, int], rows: int) -> None:
+        """See ``VideoCVAE``. Batch norm needs two rows for its statistics."""
+        super().check_batches(size, rows)
+        if self.config.norm == "batch" and rows < 2:
+            raise UserError(
+                f"train.batch_size: {rows} row in a micro-batch is too few for the statistics of"
+                " model.norm=batch",
+                "raise it, lower train.accumulate, change train.prior_share, or set model.norm=group",
+            )
+
     def foreign_weights(self, path: Path) -> ForeignWeights:
         """The weights of a file of the original code (``model.pth``)."""
         return load_original(path, self.state_dict())
@@ -283,11 +293,6 @@ class SVG(VideoCVAE):
     def _see(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Frames ``[B, K, 3, H, W]`` to ``h [B, K, g_dim]``, float32, and maps ``[B, K, C, h, w]``."""
         B_K = x.shape[:2]
-        if self.training and self.config.norm == "batch" and B_K[0] == 1 and not several_processes():
-            raise UserError(
-                "train.batch_size: 1 is too few for the statistics of model.norm=batch",
-                "raise it, or set model.norm=group",
-            )
         h, maps = self.encoder(x.flatten(0, 1), self._steps(B_K[1]))
         return split_time(at_least_float32(h), B_K), [split_time(m, B_K) for m in maps]
 
@@ -374,10 +379,8 @@ class SVG(VideoCVAE):
         """Draw frames from ``g [B, K, g_dim]``, adding the latents of ``levels`` stage by stage."""
         B_K, steps = g.shape[:2], self._steps(g.shape[1])
         condition = None if drive is None else drive.flatten(0, 1)
-        cells = (
-            sides[0].shape[-2] // 2,
-            sides[0].shape[-1] // 2,
-        )  # a side is as large as its stage's output
+        # A side is as large as its stage's output.
+        cells = sides[0].shape[-2] // 2, sides[0].shape[-1] // 2
         d = self.decoder.first(g.flatten(0, 1), cells, steps, condition)
         for s in range(STAGES):
             d = self.decoder.enter(d)
