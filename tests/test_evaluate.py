@@ -233,6 +233,22 @@ def test_how_the_error_divides_into_near_the_label_and_elsewhere() -> None:
     assert split["error"] == pytest.approx(float(near.sum() / error.sum()), abs=0.01)
 
 
+def test_a_part_without_pixels_has_no_psnr() -> None:
+    clip = make_clip(5)  # 8x8 pixels: all are near the label
+    near = score(ReferenceToy(), [clip]).summary()["near_label"]
+    assert near["pixels"] == 1 and near["psnr_elsewhere"] is None and near["psnr"] is not None
+    blank = Clip("blank", clip.frames, np.full_like(clip.condition, 255))
+    near = score(ReferenceToy(), [blank]).summary()["near_label"]
+    assert near["pixels"] == near["error"] == 0 and near["psnr"] is None
+
+
+def test_pictures_are_kept_of_the_first_clips_only() -> None:
+    clips = [make_clip(5, str(k), seed=k) for k in range(6)]
+    for batch_size in (1, 8):
+        shown = [bool(one.strip) for one in score(AddingCVAE(), clips, batch_size=batch_size).clips]
+        assert shown == [True] * 4 + [False] * 2
+
+
 def test_vectors_have_no_ink() -> None:
     clip = make_clip(5)
     vectors = np.zeros((5, 7), dtype=np.float32)

@@ -16,7 +16,7 @@ from .. import evaluations, media
 from ..config.schema import RunConfig
 from ..data.clip import Clip, VideoData
 from ..engine.distributed import ALONE, World
-from ..engine.evaluate import clips_of_process, evaluate, gathered
+from ..engine.evaluate import SHOWN_CLIPS, clips_of_process, evaluate, gathered
 from ..engine.scores import Evaluation
 from ..errors import UserError
 from ..evaluations import ClipFrames
@@ -24,16 +24,13 @@ from ..media import panels
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from ..run import Run
-from .loading import RUNS, Opened, load_data, open_run
+from .loading import RUNS, Opened, load_run_data, open_run
 
 Swap = Literal["actions", "positions", "conditions"]
 """What ``validate`` exchanges between clips: some columns of the condition vectors, or whole conditions."""
 
 OWN = "the clip's own"
 """``protocol.conditions`` of an evaluation that exchanges nothing."""
-
-FRAME_CLIPS = 4
-"""Number of clips whose frames an evaluation saves."""
 
 LITERATURE = {"robot": "psnr_per_channel"}
 """The PSNR that publications quote, by kind of data, where it is not ``psnr``."""
@@ -77,7 +74,7 @@ def validate(
     reporter = reporter or Silent()
     opened = open_run(run, overrides, runs, world, config=config)
     home, config = opened.run, opened.config
-    data = data or load_data(config, (split,), reporter, world)
+    data = data or load_run_data(opened, (split,), reporter, world)
     clips = _with_truth(data, split, config)
     if swap is not None:
         clips = swapped(clips, _columns(data, swap), config.data.n_past, split)
@@ -100,6 +97,8 @@ def validate(
     if scores is None:
         return {}
     summary: dict[str, Any] = scores.summary()
+    if swap is not None:
+        summary["near_label"] = None  # the exchanged labels do not show where the clip's person is
     summary["seconds"] = round(seconds, 2)
     summary["protocol"] = protocol = _protocol(opened, data, scores, split, swap)
     if protocol["n_future_min"] != protocol["n_future_max"]:
@@ -109,9 +108,10 @@ def validate(
         )
     summary = without_nan(summary)
     name = split if swap is None else f"{split}{evaluations.SWAPPED}{swap}"
-    folder = evaluations.write(home.path, name, summary, list(scores.per_frame()))
-    save_strip(scores, folder / "strip.png")
-    evaluations.write_frames(opened.run.path, name, _frames(scores))
+    # The summary last: an interruption leaves no new numbers beside old pictures.
+    save_strip(scores, evaluations.folder_of(home.path, name) / "strip.png")
+    evaluations.write_frames(home.path, name, _frames(scores))
+    evaluations.write(home.path, name, summary, list(scores.per_frame()))
     return summary
 
 
@@ -235,5 +235,5 @@ def save_strip(evaluation: Evaluation, path: Path) -> None:
 def _frames(scores: Evaluation) -> list[ClipFrames]:
     """The pictures of the first clips."""
     return [
-        ClipFrames(clip.name, np.array(clip.strip_frames), clip.strip) for clip in scores.clips[:FRAME_CLIPS]
+        ClipFrames(clip.name, np.array(clip.strip_frames), clip.strip) for clip in scores.clips[:SHOWN_CLIPS]
     ]

@@ -85,10 +85,11 @@ def show(console: Terminal, metrics: dict[str, Any]) -> None:
     gap = "not finite" if gap is None else f"{gap:+.2f} dB"
     console.result(f"KL {kl} nats per frame; posterior-to-prior gap {gap}")
     if near := metrics["near_label"]:
+        parts = {"there": near["psnr"], "elsewhere": near["psnr_elsewhere"]}
+        found = ", ".join(f"{value:.2f} dB {where}" for where, value in parts.items() if value is not None)
         console.result(
             f"pixels within {near['distance']} of the label's ink: {near['pixels']:.0%} of the frame, "
-            f"{near['error']:.0%} of the squared error ({_dB(near['psnr'])} dB there, "
-            f"{_dB(near['psnr_elsewhere'])} dB elsewhere)"
+            f"{near['error']:.0%} of the squared error ({found or 'not finite'})"
         )
     if metrics.get("nan_frames"):
         console.result(f"{metrics['nan_frames']} predicted frames are not finite: the model diverges")

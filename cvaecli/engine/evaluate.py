@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 """``progress(done, total)`` in frames, each counted once per pass (rollouts, one step, posterior)."""
 
 STRIP_COLUMNS = 10
+SHOWN_CLIPS = 4
+"""Number of clips, from the first on, whose pictures are kept."""
 
 
 def predicted_frames(clip: Clip, n_past: int, limit: int | None) -> int:
@@ -77,7 +79,10 @@ def evaluate(
             for group in neighbours(
                 usable, lambda c: predicted_frames(c, n_past, n_future), config.batch_size
             ):
-                scores += _ClipGroup(setup, group, predicted_frames(group[0], n_past, n_future)).scores()
+                for score in _ClipGroup(setup, group, predicted_frames(group[0], n_past, n_future)).scores():
+                    if len(scores) >= SHOWN_CLIPS:
+                        score.strip = {}
+                    scores.append(score)
     finally:
         model.train(was_training)
     return Evaluation(scores)
@@ -158,7 +163,7 @@ class _ClipGroup:
         # In a parallel model no step sees an earlier prediction: the one-step pass equals the rollout.
         parallel = self.setup.model.parallel
         one_step = (rollouts[0] if parallel else self._teacher_forced(posterior=False)).arrays()
-        samples, seen, trivial = [one.arrays() for one in rollouts], posterior.arrays(), self._trivial()
+        samples, seen, plain = [one.arrays() for one in rollouts], posterior.arrays(), self._without_model()
         strips, scores = [one.strip() for one in (posterior, *rollouts)], []
         for b, clip in enumerate(self.clips):
             stacked = {name: np.stack([one[name][b] for one in samples]) for name in samples[0]}
@@ -176,9 +181,9 @@ class _ClipGroup:
                 recon=stacked["recon"],
                 kl=seen["kl"][b],
                 mse_near=stacked.get("mse_near"),
-                near=stacked["near"][0] if "near" in stacked else None,
-                repeat_last_past=trivial["repeat_last_past"][b],
-                mean_frame=trivial["mean_frame"][b],
+                near=plain["near"][b] if "near" in plain else None,
+                repeat_last_past=plain["repeat_last_past"][b],
+                mean_frame=plain["mean_frame"][b],
                 diversity=diversity[b] if diversity is not None else None,
                 strip_frames=self.strip_frames,
             )
@@ -207,7 +212,6 @@ class _ClipGroup:
                 one.score(first, x_hat, x, self.setup.with_ssim)
                 if near is not None:
                     one.add("mse_near", metrics.mse_within(x_hat, x, near))
-                    one.add("near", near.float().mean((-3, -2, -1)))
                 change = metrics.shown(x_hat) - mean
                 mean += change / n
                 squares += change * (metrics.shown(x_hat) - mean)
@@ -238,9 +242,9 @@ class _ClipGroup:
                 one.add("kl", total_kl(steps))
         return one
 
-    def _trivial(self) -> dict[str, np.ndarray]:
-        """The trivial predictors: repeat the last given frame; the mean of the true frames to predict (which
-        looks at the truth)."""
+    def _without_model(self) -> dict[str, np.ndarray]:
+        """The PSNR of the trivial predictors (repeat the last given frame; the mean of the true frames to
+        predict, which looks at the truth), and the share of pixels near the label's ink."""
         curves, last = _Pass(self), self.past[:, -1:]
         total = sum(self._frames(a, b).sum(1, keepdim=True) for a, b in self._pieces())
         assert isinstance(total, Tensor)
@@ -249,6 +253,8 @@ class _ClipGroup:
             x = self._frames(a, b)
             curves.add("repeat_last_past", metrics.psnr(last, x))
             curves.add("mean_frame", metrics.psnr(mean, x))
+            if (near := self._near_ink(a, b)) is not None:
+                curves.add("near", near.float().mean((-3, -2, -1)))
         return curves.arrays()
 
 

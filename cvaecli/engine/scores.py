@@ -151,21 +151,16 @@ class Evaluation:
 
     def _near_label(self) -> dict[str, float | None] | None:
         """How the rollout's error divides into near the label's ink and elsewhere; None without labels."""
-        mse, error, pixels = (
-            self._mean(of) for of in (lambda c: c.mse, lambda c: c.mse_near, lambda c: c.near)
-        )
-        if error is None or pixels is None or mse is None:
+        mse, near = self._mean(lambda c: c.mse), self._mean(lambda c: c.mse_near)
+        pixels = self._mean(lambda c: c.near)
+        if mse is None or near is None or pixels is None:
             return None
-
-        def psnr(error: float, pixels: float) -> float | None:
-            return -10 * math.log10(max(error / pixels, 1e-10)) if pixels else None
-
         return {
             "distance": metrics.INK_DISTANCE,
             "pixels": pixels,
-            "error": error / max(mse, 1e-10),
-            "psnr": psnr(error, pixels),
-            "psnr_elsewhere": psnr(mse - error, 1 - pixels),
+            "error": near / max(mse, 1e-10),
+            "psnr": _psnr_of_part(near, pixels),
+            "psnr_elsewhere": _psnr_of_part(mse - near, 1 - pixels),
         }
 
     def per_frame(self) -> Iterator[dict[str, Any]]:
@@ -175,3 +170,8 @@ class Evaluation:
             for k in range(clip.psnr.shape[1]):
                 values = {name: None if curve is None else curve[k] for name, curve in curves.items()}
                 yield {"clip": clip.name, "frame": clip.first + k, **values}
+
+
+def _psnr_of_part(mse: float, share: float) -> float | None:
+    """PSNR over a share of the pixels that contributes ``mse`` to the error of all; None without pixels."""
+    return -10 * math.log10(max(mse / share, 1e-10)) if share else None
