@@ -48,16 +48,15 @@ def beta(kl: KLConfig, step: int, epoch: int, *, total_steps: int, epochs: int) 
         return _listed(kl.values, kl.repeat_from, epoch)
     if kl.schedule == "none":
         return kl.stop
-    t, total = (epoch, epochs) if kl.unit == "epoch" else (step, total_steps)
-    cycles = kl.cycles if kl.schedule == "cyclical" else 1
-    period = kl.period or total / cycles
-    # fmod of whole units is exact where the period is whole; (t / P) mod 1 would round the first unit of some
-    # cycles to 0.999...
-    position = math.fmod(t, period) if kl.schedule == "cyclical" else float(t)
-    if kl.schedule == "cyclical" and math.isclose(position, period):
-        position = 0.0
-    progress = min(position / period / kl.ratio, 1.0)
-    r = _ramp(kl.ramp, progress)
+    t, total = (float(epoch), epochs) if kl.unit == "epoch" else (float(step), total_steps)
+    cyclical = kl.schedule == "cyclical"
+    period = kl.period or total / (kl.cycles if cyclical else 1)
+    if cyclical:
+        # fmod of whole units is exact where the period is whole; (t / P) mod 1 would round the first unit of
+        # some cycles to 0.999...
+        t = math.fmod(t, period)
+        t = 0.0 if math.isclose(t, period) else t
+    r = _ramp(kl.ramp, min(t / period / kl.ratio, 1.0))
     return (1 - r) * kl.start + r * kl.stop  # exact at both ends
 
 

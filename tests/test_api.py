@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, QUICK, SIZES, make_config, write_set
+from helpers import CPU, QUICK, SIZES, SMALL_MODELS, make_config, write_set
 from PIL import Image
 
 import cvaecli
 from cvaecli import api, checkpoint, evaluations
 from cvaecli.api import loading, prediction, training
+from cvaecli.api.demo import Stage
 from cvaecli.config import loading as config
 from cvaecli.data.clip import Clip, VideoData
 from cvaecli.engine.evaluate import evaluate
 from cvaecli.errors import CvaeError, UserError
 from cvaecli.reporter import Silent
 from cvaecli.run import METRIC_COLUMNS, Run, read_rows
+from cvaecli.synthetic import robot
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +352,9 @@ def test_wrong_data_leave_no_run_behind(data: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError):
             api.train(settings(data, *overrides), runs=tmp_path / "runs")
+    small_arm = ["data.height=24", "data.width=24", *SMALL_MODELS["svg"]]  # svg needs multiples of 16
+    with pytest.raises(UserError, match="svg needs multiples of 16, these are 24x24"):
+        api.train(config.load("robot", small_arm), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -359,6 +364,8 @@ def test_pairs_need_no_clip_as_long_as_a_window(tmp_path: Path) -> None:
     assert api.dry_run(pairs)["splits"]["train"]["longest"] == 3
     with pytest.raises(UserError, match="3 frames"):
         api.dry_run(make_config(f"data.root={short}", "train.batch_size=1"))
+    with pytest.raises(UserError, match="longest clip has 3 frames, at least 4"):
+        api.dry_run(make_config(f"data.root={short}", "train.sampling=pairs", "train.window=5"))
 
 
 def test_a_dry_run_leaves_nothing_and_tells_sizes(
@@ -411,11 +418,33 @@ def test_what_belongs_to_the_training_cannot_be_changed_afterwards(run: Run, ove
             call(run.path, [override])
 
 
-@pytest.mark.parametrize("key", ["eval.frames", "eval.clips", "eval.every", "eval.samples"])
+def test_data_of_other_conditions_are_refused(run: Run, tmp_path: Path) -> None:
+    """A model of label images, and vectors."""
+    robot.write(tmp_path / "robot", 32, 32, train=2, val=1, test=1)
+    other = ["data.kind=robot", f"data.root={tmp_path / 'robot'}"]
+    for call in (api.validate, api.predict, api.export_gif, api.export, Stage):
+        with pytest.raises(UserError, match=r"are vectors of 7 numbers; .* trained with label images"):
+            call(run.path, other)
+
+
+def test_pictures_are_written_before_the_numbers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an interruption leaves no new numbers beside old pictures."""
+    before = (run.path / "eval/val/metrics.json").read_text()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluations, "write_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        api.validate(run.path, ["data.n_future=3"])
+    assert (run.path / "eval/val/metrics.json").read_text() == before
+
+
+@pytest.mark.parametrize("key", ["eval.frames", "eval.clips", "eval.every", "data.partial", "eval.samples"])
 def test_what_has_no_effect_here_is_refused(run: Run, key: str) -> None:
     for call in (api.predict, api.export_gif) if key == "eval.samples" else (api.validate, api.predict):
         with pytest.raises(UserError, match=f"{key}: has no effect here") as caught:
-            call(run.path, [f"{key}=2"])
+            call(run.path, [f"{key}=1"])
     if key == "eval.frames":
         assert "data.n_future=N" in caught.value.hint
         assert api.validate(run.path, ["data.n_future=2"])["frames"] == 2

@@ -285,6 +285,12 @@ def test_a_section_left_empty_is_its_defaults(tmp_path: Path) -> None:
     assert config.load(path) == config.from_dict({})
 
 
+@pytest.mark.parametrize("base", ["reference", "quickstart"])
+def test_a_section_within_a_section_left_empty_changes_nothing(base: str, tmp_path: Path) -> None:
+    run = extending(tmp_path, run=f"extends: {base}\ntrain:\n  augment:\n")
+    assert run == config.load(base)
+
+
 def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
     assert config.load(write(tmp_path, b"\xef\xbb\xbfseed: 5\r\ntrain:\r\n  epochs: 3\r\n")).train.epochs == 3
 

@@ -21,6 +21,7 @@ from cvaecli.api import exporting, prediction
 from cvaecli.api.exporting import Exported
 from cvaecli.api.loading import build_model, open_run
 from cvaecli.config import loading as config
+from cvaecli.errors import UserError
 from cvaecli.run import Run
 
 pytest.importorskip("onnxruntime", reason='ONNX is not installed: pip install -e ".[onnx]"')
@@ -150,6 +151,20 @@ def test_a_file_that_does_not_agree_is_not_left(
 )
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
     cvae("export", *arguments, "--out", tmp_path / "out").wrong(message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_overrides_and_data(runs: Path, tmp_path: Path) -> None:
+    out = "--out", tmp_path / "out"
+    for key, message in (
+        ("eval.samples=7", "eval.samples: is fixed"),
+        ("runtime.device=cpu", "runtime.device: is fixed"),
+        ("data.partial=0.5", "data.partial: has no effect here"),
+    ):
+        cvae("export", runs / "pose", *out, key).wrong(message)
+    short = write_set(tmp_path / "short", train=2, val=2, size=16)
+    with pytest.raises(UserError, match="no clip has 3 given frames"):
+        cvaecli.export(runs / "pose", ["data.n_past=3", f"data.root={short}"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -23,6 +23,7 @@ from cvaecli import api
 from cvaecli.api import sweep as sweeping
 from cvaecli.api import sweep_worker
 from cvaecli.config.loading import load
+from cvaecli.config.schema import RunConfig
 from cvaecli.errors import UserError
 from cvaecli.run import Run, find
 from cvaecli.sweeping import queue
@@ -471,6 +472,23 @@ def test_a_dry_run_lists_the_cells_and_leaves_nothing(home: Path) -> None:
     ]
     assert all(cell["peak_memory_gb"] > 0 for cell in found["cells"])
     assert not Path("runs").exists()
+
+
+def test_an_estimate_tells_teacher_forced_from_free_running(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def dry_run(config: RunConfig, **_: Any) -> dict[str, float]:
+        assert config.teacher_forcing is not None
+        tried.append(config.teacher_forcing.ratio)
+        return {"estimated_minutes": 1.0 + tried[-1], "peak_memory_gb": 1.0}
+
+    monkeypatch.setattr(sweeping, "dry_run", dry_run)
+    for ratios in ("0.0,1.0", "1.0,0.0"):
+        found = sweeping.estimate("tiny.yaml", [f"teacher_forcing.ratio={ratios}", "seed=0,1"])
+        assert found["estimated_minutes"] == 6.0
+    assert tried == [0.0, 1.0, 1.0, 0.0], "one for both seeds"
 
 
 def test_two_workers_are_killed_and_two_others_finish_as_if_nothing_had_happened(home: Path) -> None:

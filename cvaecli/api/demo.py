@@ -22,7 +22,7 @@ from ..models.base import State
 from ..reporter import Reporter, Silent
 from ..seeding import stream
 from ..synthetic.puppet import Puppet
-from .loading import load_data, open_run
+from .loading import load_run_data, open_run
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -51,7 +51,7 @@ class Stage:
     ) -> None:
         self._opened = open_run(run, overrides)
         config = self._opened.config
-        data = load_data(config, (), reporter or Silent())
+        data = load_run_data(self._opened, (), reporter or Silent())
         self._n_past = config.data.n_past
         self._clips: list[Clip] = [
             clip

@@ -24,7 +24,7 @@ from ..engine.rollout import prior_noise, rollout
 from ..errors import CvaeError, UserError
 from ..files import replacing
 from ..reporter import Reporter, Silent
-from .loading import RUNS, Opened, load_data, open_run
+from .loading import RUNS, TRAINING_ONLY, Opened, load_run_data, open_run, refuse_overrides
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ("safetensors",)}
 """Formats by the suffix of their files, and the packages that each needs. The extra ``onnx`` installs
@@ -80,7 +80,7 @@ def export(
 
     Args:
         run: see ``run.find``.
-        overrides: of data.* and seed.
+        overrides: of data.*, seed, eval.average_flips and runtime.threads.
         formats: some of ``FORMATS``.
         out: folder for the files; ``RUN/export`` when unset. Files of the same name are replaced.
 
@@ -89,6 +89,7 @@ def export(
         CvaeError: the files do not agree with PyTorch; nothing is written.
     """
     reporter = reporter or Silent()
+    refuse_overrides(overrides, ("data.", "seed", "eval.average_flips", "runtime.threads"), TRAINING_ONLY)
     formats = list(dict.fromkeys(formats))
     for name in formats:
         _require(name)
@@ -179,8 +180,10 @@ def _sample(opened: Opened, reporter: Reporter) -> _Sample:
     """The first clips, again from the first where there are fewer than ``CHECKED_ROWS``; each row has its own
     noise."""
     config, n_past = opened.config, opened.config.data.n_past
-    data = load_data(config, (), reporter)
+    data = load_run_data(opened, (), reporter)
     found: list[Clip] = [clip for clips in data.splits.values() for clip in clips if clip.n_frames >= n_past]
+    if not found:
+        raise UserError(f"{data.source}: no clip has {n_past} given frames", "see cvae data check")
     clips = [found[row % len(found)] for row in range(CHECKED_ROWS)]
     K = min(CHECKED_FRAMES, *(clip.n_steps - n_past for clip in clips))
     if K < 1:

@@ -29,8 +29,9 @@ TRAINING_ONLY = {
     "eval.clips": "it limits validations during training; here all clips of the split are used",
     "eval.every": "it only affects validations during training",
     "eval.sample_strips": "it only affects validations during training",
+    "data.partial": "it limits the frames of a training",
 }
-"""Keys of ``eval`` that a finished model's evaluation does not use, and what to do instead."""
+"""Keys that a finished model's evaluation does not use, and what to do instead."""
 
 
 def load_data(config: RunConfig, need: Sequence[str], reporter: Reporter, world: World = ALONE) -> VideoData:
@@ -52,7 +53,9 @@ def _load_data(config: RunConfig, need: Sequence[str], reporter: Reporter) -> Vi
         if split not in ("train", "val", "test"):
             raise UserError(f"--split {split}: no such split", "train, val or test")
     windows = sampling(config, models.load(config.model_name)) == "windows"
-    train_frames = config.train.window if windows else data.n_past + 1
+    # Pairs draw the given frames from anywhere in a clip, and only the others are consecutive.
+    window = config.train.window
+    train_frames = window if windows else max(data.n_past + 1, window - data.n_past)
     with reporter.task("Preparing data") as advance:
         loaded = sources.load(
             data.root,
@@ -165,6 +168,30 @@ def open_run(
         ) from None
     model = device.for_inference(device.place(model).eval())
     return Opened(home, path, config, model, device, saved)
+
+
+def load_run_data(opened: Opened, need: Sequence[str], reporter: Reporter, world: World = ALONE) -> VideoData:
+    """The data of a trained model's config, as ``load_data``.
+
+    Raises:
+        UserError: also where the conditions are not of the kind that the model was trained with.
+    """
+    data = load_data(opened.config, need, reporter, world)
+    expected = tuple(_condition_shape(opened.checkpoint, opened.config))
+    with world.agreeing():
+        shapes = (clip.condition.shape[1:] for clips in data.splits.values() for clip in clips)
+        found = next(shapes, expected)
+        if found != expected:
+            raise UserError(
+                f"{data.source}: the conditions are {_described(found)}; the model was trained with"
+                f" {_described(expected)}",
+                "give data.root and data.kind of such data, or another run",
+            )
+    return data
+
+
+def _described(condition_shape: Sequence[int]) -> str:
+    return f"vectors of {condition_shape[0]} numbers" if len(condition_shape) == 1 else "label images"
 
 
 def _condition_shape(saved: Mapping[str, Any], config: RunConfig) -> list[int]:

@@ -34,7 +34,7 @@ from ..media.panels import Frame
 from ..models.base import VideoCVAE
 from ..reporter import Reporter, Silent
 from .exporting import onnx_calls
-from .loading import RUNS, TRAINING_ONLY, Opened, load_data, open_run, refuse_overrides
+from .loading import RUNS, TRAINING_ONLY, Opened, load_run_data, open_run, refuse_overrides
 
 UNUSED = {**TRAINING_ONLY, "eval.samples": "use --samples (in Python: samples)"}
 """Keys that have no effect on a prediction."""
@@ -104,7 +104,7 @@ def predict(
     reporter = reporter or Silent()
     opened, calls = _opened(run, overrides, runs, backend)
     home, _, config, model, device, _ = opened
-    data = load_data(config, (split,) if split else (), reporter)
+    data = load_run_data(opened, (split,) if split else (), reporter)
     split = split or next((s for s in ("test", "val", "train") if s in data.splits), "val")
     chosen = dict(find_clips(data, split, sequence))
     several = len(chosen) > 1 or out is None
@@ -237,8 +237,9 @@ def export_gif(
         The file; ``RUN/predictions/<split>-<sequence>-panels.gif`` when ``out`` is unset.
     """
     reporter = reporter or Silent()
-    home, _, config, model, device, _ = open_run(run, overrides, runs, unused=UNUSED)
-    data = load_data(config, (split,) if split else (), reporter)
+    opened = open_run(run, overrides, runs, unused={**TRAINING_ONLY, "eval.samples": "one sample is shown"})
+    home, _, config, model, device, _ = opened
+    data = load_run_data(opened, (split,) if split else (), reporter)
     split = split or _split_with_truth(data, config)
     ((number, clip),) = find_clips(data, split, int(sequence))
     n = _length(clip, frames, config)

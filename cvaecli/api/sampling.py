@@ -42,12 +42,13 @@ def sample(
     """
     from ..checkpoint import fingerprint
     from ..engine.evaluate import predicted_frames
-    from .loading import load_data, open_run
+    from .loading import load_run_data, open_run
     from .prediction import Video, find_clips, predicted
 
     reporter = reporter or Silent()
-    home, _, config, model, device, saved = open_run(run, ())
-    ((_, clip),) = find_clips(load_data(config, (split,), reporter), split, sequence)
+    opened = open_run(run, ())
+    home, _, config, model, device, saved = opened
+    ((_, clip),) = find_clips(load_run_data(opened, (split,), reporter), split, sequence)
     P = config.data.n_past
     if clip.n_frames <= P:
         raise UserError(f"{clip.name}: has no true frames to compare with", "choose another split")

@@ -166,8 +166,8 @@ def estimate(
 ) -> dict[str, Any]:
     """What a sweep would train, and how long that takes; leaves nothing behind. Arguments as in ``sweep``.
 
-    Does one ``dry_run`` for each distinct model, training and data section among the cells, with one worker's
-    share of the cores.
+    Does one ``dry_run`` for all cells of the same model, data, training, teacher forcing and optimiser, with
+    one worker's share of the cores.
 
     Returns:
         ``cells`` with ``estimated_minutes`` (training alone) and ``peak_memory_gb`` each, and the minutes for
@@ -186,7 +186,7 @@ def estimate(
     search = plan.overrides([axis.values[0] for axis in plan.axes])
     for cell in plan.cells if trials is None else [Cell("each trial", search)]:
         one = plan.config_of([*cell.overrides, *overrides])
-        kind = one.model_dump_json(include={"model", "train", "data"})
+        kind = repr((one.model, one.train, one.data, one.teacher_forcing, one.optim.name))
         if kind not in reports:
             reports[kind] = dry_run(one, reporter=reporter)
         found = {key: reports[kind][key] for key in ("estimated_minutes", "peak_memory_gb")}

@@ -115,7 +115,7 @@ class TrainConfig(Section):
     window: Annotated[int, Field(ge=2)] = 16
     """Frames per training window, including the given ones (train_vi_len)."""
     stride: Positive | None = None
-    """Distance between window starts; the window's length (no overlap) when unset."""
+    """Distance between the starts of runs of consecutive frames; a run's length (no overlap) when unset."""
     sampling: Literal["windows", "pairs"] | None = None
     """windows: consecutive frames of a clip. pairs: the given frames come from anywhere in the clip and only
     the frames to predict are consecutive, so that copying the given frame does not pay and the model must
@@ -162,7 +162,14 @@ class TrainConfig(Section):
     interpolate_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between two blends of the weights with the initial ones by their cosine similarity; 0: never."""
     augment: AugmentConfig = AugmentConfig()
+
     """Random changes of the training pictures."""
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _empty(cls, section: Any) -> Any:
+        """A section whose keys are all commented out gets its defaults."""
+        return {} if section is None else section
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

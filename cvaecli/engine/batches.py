@@ -167,24 +167,24 @@ class Sampler:
             UserError: too few frames for one batch.
         """
         self._train, self._seed = train, seed
-        self._anywhere = (
-            n_past if sampling == "pairs" else 0
-        )  # number of frames of a row drawn from anywhere in the clip
-        self._run = train.window - self._anywhere  # number of consecutive frames of a row
+        # Numbers of frames of a row: those from anywhere in the clip, and consecutive ones.
+        self._anywhere = n_past if sampling == "pairs" else 0
+        self._run = train.window - self._anywhere
         self._all = self._starts(first_frames(lengths, partial))
         fast = partial * train.fast_partial
         self._fast = self._starts(first_frames(lengths, fast)) if train.fast_epochs else self._all
+        shares = "data.partial" + (", train.fast_partial" if train.fast_epochs else "")
         for starts in (self._all, self._fast):
             if not len(starts):
                 raise UserError(
                     f"train.window: {train.window}, but no training clip has {self._run} frames",
-                    "lower train.window, or raise data.partial",
+                    f"lower train.window, or raise {shares}",
                 )
             if len(starts) < train.batch_size and train.steps_per_epoch is None:
                 raise UserError(
                     f"train.batch_size: {train.batch_size}, but the training clips hold only {len(starts)} "
                     f"runs of {self._run} frames",
-                    "lower train.batch_size or train.window, or raise data.partial",
+                    f"lower train.batch_size or train.window, or raise {shares}",
                 )
 
     @classmethod

@@ -26,7 +26,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 class Muon(torch.optim.AdamW):
     """Muon for matrices, AdamW for all other parameters.
 
-    A convolution's weight is a matrix with a row for each output channel.
+    A convolution's weight is a matrix with a row for each output channel (input channel, if transposed).
 
     Args:
         matrices: weights of hidden layers (see ``is_matrix``).

@@ -88,13 +88,12 @@ def unroll(
         # Prior rows have no KL term, so they have none for the steps between past frames either.
         pieces = [given._replace(q=())]
     together, K = feed.all_known(model) and batch.first_input is None, len(feed.forced)
-    x = frames[:, P - 1] if batch.first_input is None else batch.first_input
+    known = frames[:, P - 1 :]
+    x = known[:, 0] if batch.first_input is None else batch.first_input
     for first in range(0, K, kept_steps or K):
         these = slice(first, min(first + (kept_steps or K), K))
         some, some_noise = slice_time(features, these), [n[:, these] for n in noise]
-        true = frames[
-            :, P - 1 + these.start : P + these.stop
-        ]  # the true inputs of these steps, and one more frame
+        true = known[:, these.start : these.stop + 1]  # the true inputs of these steps, and one more frame
         if together:
             steps, state = run(model.unroll, state, true[:, :-1], some, some_noise, posterior)
         else:
