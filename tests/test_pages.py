@@ -21,7 +21,7 @@ from helpers import cvae
 
 from cvaecli.api import sampling
 from cvaecli.errors import UserError
-from cvaecli.pages import compare, diagnosis, folders, paired, pictures, render, report, settings
+from cvaecli.pages import compare, diagnosis, figures, folders, paired, pictures, render, report, settings
 
 EVIL = "<script>alert('x')</script> $\\frac & | \"q\" -->"
 PROTOCOL = {
@@ -200,6 +200,27 @@ def test_other_protocols_are_never_ranked_together(tmp_path: Path, difference: d
     assert [[s.label for s in group.settings] for group in found.groups] == [["a"], ["b"]]
     assert next(iter(difference)) in compare.protocol_differences(found.groups)
     assert all("Against the next best" not in compare.answer(group, []) for group in found.groups)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words", "chosen"),
+    [("best.pt", "the best by validation", True), ("last.pt", "after the last epoch", False)],
+)
+def test_a_page_says_which_checkpoint_was_scored(
+    tmp_path: Path, checkpoint: str, words: str, chosen: bool
+) -> None:
+    make_run(tmp_path / "a", protocol={"checkpoint": checkpoint})
+    (group,) = compare.compare([tmp_path]).groups
+    found = compare.measures(group)
+    assert found["checkpoint"] == f"{checkpoint}, {words}"
+    assert ("split" in found) == chosen, "only a chosen checkpoint is too good on val"
+
+
+def test_curves_over_training_count_epochs_from_one_as_the_plots_do(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (group,) = compare.compare([tmp_path]).groups
+    at, _ = figures.epoch_curve(group.settings[0].runs[0])
+    np.testing.assert_array_equal(at, np.arange(1, 9))
 
 
 def test_another_number_of_frames_is_another_protocol(tmp_path: Path) -> None:
@@ -390,7 +411,7 @@ def test_ink_is_the_share_of_pixels_that_move() -> None:
 @pytest.mark.parametrize(
     ("psnr", "recon", "words"),
     [
-        ([20, 24, 26, 25, 24, 23, 22, 22], range(8, 0, -1), "peaked at epoch 2 with 26.00 dB"),
+        ([20, 24, 26, 25, 24, 23, 22, 22], range(8, 0, -1), "peaked after 3 epochs with 26.00 dB"),
         ([20, 24, 26, 25, 24, 23, 22, 22], range(8, 0, -1), "over-fits"),
         ([20, 24, 26, 25, 24, 23, 22, 22], range(8), "unstable"),
         ([20, 21, 22, 23, 24, 25, 26, 27], range(8, 0, -1), "still rising"),
@@ -399,7 +420,7 @@ def test_ink_is_the_share_of_pixels_that_move() -> None:
     ],
 )
 def test_whether_training_over_fits(psnr: list[float], recon: Sequence[int], words: str) -> None:
-    arrays = (np.arange(len(psnr), dtype=float), np.array(psnr, float), np.array(recon, float))
+    arrays = (np.arange(1, len(psnr) + 1, dtype=float), np.array(psnr, float), np.array(recon, float))
     assert words in diagnosis.over_fitting(*arrays)
 
 

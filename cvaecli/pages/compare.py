@@ -129,19 +129,23 @@ def protocol_words(group: Group) -> str:
     return ", ".join(words)
 
 
+_CHECKPOINTS = {"best.pt": "best.pt, the best by validation", "last.pt": "last.pt, after the last epoch"}
+
+
 def measures(group: Group) -> dict[str, str]:
     """The meaning of each number of the table."""
     protocol = group.protocol
     if not protocol:
         return {}
+    checkpoint = str(protocol.get("checkpoint", "?"))
     words = {
         "PSNR (dB)": f"of the rollout, where predictions are fed back: {protocol.get('psnr', '?')}",
         "one step (dB)": "the same with the true previous frame fed; the difference is drift",
         "SSIM": str(protocol.get("ssim", "?")),
         "KL (nats)": "divergence of the posterior from the prior, mean over frames",
-        "checkpoint": f"{protocol.get('checkpoint', '?')}, the best by validation where there was one",
+        "checkpoint": _CHECKPOINTS.get(checkpoint, checkpoint),
     }
-    if protocol.get("split") == "val":
+    if protocol.get("split") == "val" and checkpoint == "best.pt":
         words["split"] = "val chose the checkpoint, so these numbers are a little too good"
     return words
 

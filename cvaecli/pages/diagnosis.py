@@ -123,15 +123,15 @@ def labels(ink: Array, first: int, last: int) -> str:
     return "Its label images show as much as those of the other frames."
 
 
-def over_fitting(epoch: Array, psnr: Array, train_recon: Array) -> str:
+def over_fitting(trained: Array, psnr: Array, train_recon: Array) -> str:
     """Did validation peak before the end?
 
     Args:
-        epoch: epoch of each validation, ``[n]``.
+        trained: number of epochs trained at each validation, ``[n]``.
         psnr: free-running validation PSNR, ``[n]``.
         train_recon: reconstruction term of training in the same epochs, ``[n]``; lower is better.
     """
-    if len(epoch) < 3:
+    if len(trained) < 3:
         return "There are too few validations to tell whether training was too short or too long."
     best = int(psnr.argmax())
     fall = float(psnr[best] - psnr[-max(1, len(psnr) // 5) :].mean())
@@ -139,7 +139,7 @@ def over_fitting(epoch: Array, psnr: Array, train_recon: Array) -> str:
         training = "kept falling" if train_recon[-1] < train_recon[best] else "did not fall either"
         cause = "the model over-fits" if train_recon[-1] < train_recon[best] else "training became unstable"
         return (
-            f"Validation peaked at epoch {int(epoch[best])} with {psnr[best]:.2f} dB and ends "
+            f"Validation peaked after {int(trained[best])} epochs with {psnr[best]:.2f} dB and ends "
             f"{fall:.2f} dB lower, while the training error {training}: {cause}. "
             "The best checkpoint is the one that is used."
         )

@@ -40,7 +40,7 @@ def comparison_figures(
             "seeds": _seeds(group),
             "by_key": _differences(by_key),
             "between": _differences(between),
-            "epochs": _curves(group, epoch_curve, "epoch", "validation PSNR (dB)"),
+            "epochs": _curves(group, epoch_curve, "epochs trained", "validation PSNR (dB)"),
             "frames": _curves(group, frame_curve, "frame", "PSNR (dB)"),
         }
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -149,10 +149,10 @@ def _known(setting: Setting, read: Callable[[RunFolder], Curve]) -> tuple[Array,
 
 
 def epoch_curve(run: RunFolder) -> Curve:
-    """(epoch, validation PSNR) of the epochs with a validation."""
+    """(epochs trained, PSNR) of each validation during training."""
     table = read_table(run.path / "metrics.csv", ["epoch"], ["val/psnr"])
     there = np.isfinite(table["val/psnr"])
-    return table["epoch"][there], table["val/psnr"][there]
+    return table["epoch"][there] + 1, table["val/psnr"][there]
 
 
 def frame_curve(run: RunFolder) -> Curve:

@@ -147,8 +147,8 @@ def sentences(run: RunFolder, curves: Curves, video: Any = None) -> list[str]:
         found.append(diagnosis.worst_clip({str(c["name"]): c["psnr"] for c in run.summary["clips"]}))
     if curves.epochs is not None:
         there = np.isfinite(curves.epochs["val/psnr"])
-        columns = (curves.epochs[name][there] for name in ("epoch", "val/psnr", "train/recon"))
-        found.append(diagnosis.over_fitting(*columns))
+        epoch, psnr, recon = (curves.epochs[name][there] for name in ("epoch", "val/psnr", "train/recon"))
+        found.append(diagnosis.over_fitting(epoch + 1, psnr, recon))
     return found
 
 
