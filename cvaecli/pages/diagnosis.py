@@ -50,7 +50,7 @@ def drift(frames: Array, rollout: Array, one_step: Array) -> str:
     if len(frames) < 5:
         return "The clips are too short to judge drift."
     if np.allclose(rollout, one_step, atol=1e-3):
-        return "There is no drift: feeding back predictions lowers the PSNR of no frame."
+        return "There is no drift: the rollout is as good as one step in every frame."
     fifth = max(1, len(frames) // 5)
     behind = _smooth(one_step - rollout, min(25, fifth) // 2 * 2 + 1)
     end, mean = float((one_step - rollout)[-fifth:].mean()), float((one_step - rollout).mean())
@@ -150,7 +150,9 @@ def over_fitting(trained: Array, psnr: Array, train_recon: Array) -> str:
             f"Validation was still rising at the end ({signed(gain)} dB over the last quarter): "
             "a longer training is likely to help."
         )
-    return f"Validation levelled off: {signed(gain)} dB over the last quarter, and no fall from its best."
+    below = float(psnr[best] - psnr[-1])
+    change = f"{signed(gain)} dB over the last quarter"
+    return f"Validation levelled off: {change}; it ends {below:.2f} dB below its best."
 
 
 def against_trivial(psnr: float, repeat: float, mean_frame: float) -> str:

@@ -98,6 +98,7 @@ def facts(run: RunFolder) -> dict[str, str]:
         return ", ".join(f"{key} {shown(value)}" for key, value in values.items() if value is not None)
 
     minutes = run.number("minutes")
+    cycles = ("cycles",) if config.get("kl.schedule") == "cyclical" else ()
     found = {
         "data": _source(data) if isinstance(data, dict) else "",
         "frames": settings_in("data", "height", "width", "n_past", "n_future"),
@@ -105,7 +106,7 @@ def facts(run: RunFolder) -> dict[str, str]:
         + (f", {parameters:,} parameters" if isinstance(parameters, int) else ""),
         "training": settings_in("train", "epochs", "steps_per_epoch", "batch_size", "window"),
         "optimiser": settings_in("optim", "name", "lr", "schedule"),
-        "KL": settings_in("kl", "schedule", "cycles", "weight"),
+        "KL": settings_in("kl", "schedule", *cycles, "weight"),
         "teacher forcing": settings_in("teacher_forcing", "ratio", "decay", "coin"),
         "time": "" if math.isnan(minutes) else f"{minutes:.1f} minutes, {info.get('steps', '?')} steps",
         "device": " ".join(str(info[key]) for key in ("device", "precision") if key in info),
