@@ -416,6 +416,7 @@ def test_ink_is_the_share_of_pixels_that_move() -> None:
         ([20, 24, 26, 25, 24, 23, 22, 22], range(8), "unstable"),
         ([20, 21, 22, 23, 24, 25, 26, 27], range(8, 0, -1), "still rising"),
         ([20, 24, 26, 26.1, 26.1, 26.1, 26.2, 26.2], range(8, 0, -1), "levelled off"),
+        ([20, 24, 26, 26.1, 26.1, 26.1, 26.2, 26.2], range(8, 0, -1), "it ends at its best"),
         ([20, 24, 26, 26.1, 26.4, 26.4, 26.3, 26.2], range(8, 0, -1), "it ends 0.20 dB below its best"),
         ([20, 24], range(2), "too few validations"),
     ],

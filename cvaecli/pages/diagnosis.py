@@ -151,8 +151,8 @@ def over_fitting(trained: Array, psnr: Array, train_recon: Array) -> str:
             "a longer training is likely to help."
         )
     below = float(psnr[best] - psnr[-1])
-    change = f"{signed(gain)} dB over the last quarter"
-    return f"Validation levelled off: {change}; it ends {below:.2f} dB below its best."
+    end = f"{below:.2f} dB below" if below >= 0.005 else "at"
+    return f"Validation levelled off: {signed(gain)} dB over the last quarter; it ends {end} its best."
 
 
 def against_trivial(psnr: float, repeat: float, mean_frame: float) -> str:
