@@ -148,7 +148,7 @@ def test_an_svg_file_without_conditions_and_norm_ignores_the_conditions() -> Non
     model = small_svg(condition=0, backbone="dcgan", prior="learned", legacy_skip=True)
     norm = model.frame_predictor.output[1]
     assert isinstance(norm, nn.BatchNorm2d)
-    norm.eps, norm.weight.data[:] = 0.0, 1.0  # in the model to compare with it changes nothing
+    norm.eps, norm.weight.data[:] = 1e-12, 1.0  # in the model to compare with it changes nothing
     plain, model.frame_predictor.output[1] = model.frame_predictor.output, nn.Tanh()
     file = svg_file(Path("model.pth"), model, size=16)
     model.frame_predictor.output = nn.ModuleList([plain[0], norm])
