@@ -150,8 +150,8 @@ def over_fitting(trained: Array, psnr: Array, train_recon: Array) -> str:
             f"Validation was still rising at the end ({signed(gain)} dB over the last quarter): "
             "a longer training is likely to help."
         )
-    below = float(psnr[best] - psnr[-1])
-    end = f"{below:.2f} dB below" if below >= 0.005 else "at"
+    below = round(float(psnr[best] - psnr[-1]), 2)
+    end = f"{below:.2f} dB below" if below else "at"
     return f"Validation levelled off: {signed(gain)} dB over the last quarter; it ends {end} its best."
 
 
